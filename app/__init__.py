@@ -1,0 +1,1 @@
+"""The HTTP process: tenant API, health, metrics, command line."""

@@ -1,0 +1,1 @@
+"""Memory of the gateway: Postgres and Redis adapters behind the ports of `domain`."""

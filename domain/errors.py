@@ -1,0 +1,123 @@
+"""Every refusal and failure of the gateway.
+
+GatewayError
+|-- Unauthenticated            no usable key: one answer for every reason
+|-- ModelForbidden             absent, not granted or cloud model: one answer for every reason
+|-- RouteForbidden             one of Ollama's management routes
+|-- UnknownPath, MethodNotAllowed
+|-- BadRequest                 the request's own fault, before anything was sent upstream
+|   |-- BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+|-- RejectedUpstream           the backend found the request itself at fault
+|-- NoCandidate                nothing could be tried, or every backend was busy
+|-- UpstreamExhausted          every attempt failed
+|-- Unavailable                our own trouble: journal full, key store out of reach, draining
+UpstreamFailed                 one failed attempt; never leaves the relay
+LedgerFull                     the journal has no room; the HTTP layer answers Unavailable
+
+`app/problems.py` is the only place that knows their HTTP status and wording per API family.
+"""
+
+from enum import IntEnum
+
+
+class GatewayError(Exception):
+    """Base of everything that may be answered to a client."""
+
+
+class Unauthenticated(GatewayError):  # noqa: N818 - reads as what happened
+    """The caller proved no usable key. Deliberately carries no reason."""
+
+
+class ModelForbidden(GatewayError):  # noqa: N818
+    """The model is absent, not granted, or leaves the machine. Deliberately carries no reason."""
+
+
+class RouteForbidden(GatewayError):  # noqa: N818
+    """The path is one of Ollama's management routes."""
+
+
+class UnknownPath(GatewayError):  # noqa: N818
+    """No such path."""
+
+
+class MethodNotAllowed(GatewayError):  # noqa: N818
+    """The path exists for other methods: `allow` lists them."""
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(allow)
+        self.allow = allow
+
+
+class BadRequest(GatewayError):  # noqa: N818
+    """The request itself is at fault. `message` is ours and safe to show."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BodyTooLarge(BadRequest):
+    """The body exceeds the limit of its route."""
+
+
+class BodyTooSlow(BadRequest):
+    """The body did not arrive in time."""
+
+
+class UnsupportedEncoding(BadRequest):
+    """The body is compressed in a way we do not decode."""
+
+
+class RejectedUpstream(GatewayError):  # noqa: N818
+    """A backend refused the request as the client's own mistake. `message` is ours, never upstream text."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class NoCandidate(GatewayError):  # noqa: N818
+    """No backend could be tried, or all were busy."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamExhausted(GatewayError):  # noqa: N818
+    """Every attempt failed before the first byte."""
+
+
+class Unavailable(GatewayError):  # noqa: N818
+    """Our own trouble; the same request may work a little later. `reason` is a constant for the log."""
+
+    def __init__(self, reason: str, retry_after_s: int = 5) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class Sent(IntEnum):
+    """How far an attempt got."""
+
+    NOTHING = 0
+    REQUEST = 1
+    HEAD_RECEIVED = 2
+
+
+class UpstreamFailed(Exception):  # noqa: N818
+    """One failed attempt at one backend.
+
+    `kind` is a constant such as `connect_refused`, `first_byte_timeout`, `closed`, `protocol`, `oversize`.
+    The text of the cause may go to operator logs, never to a tenant.
+    """
+
+    def __init__(self, kind: str, sent: Sent) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.sent = sent
+
+
+class LedgerFull(Exception):  # noqa: N818
+    """The journal cannot take another open record."""

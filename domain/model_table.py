@@ -1,0 +1,57 @@
+"""The model -> backends table as discovery last saw it: one versioned snapshot, written by the worker only."""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class BackendCondition(StrEnum):
+    """What the last polls of a backend say.
+
+    ok: the last poll succeeded. stale: it failed, the models of an earlier poll still count.
+    silent: failing for longer than the stale time; its models left the lists but are tried last.
+    unknown: never answered.
+    """
+
+    OK = "ok"
+    STALE = "stale"
+    SILENT = "silent"
+    UNKNOWN = "unknown"
+
+
+class HostedModel(msgspec.Struct, frozen=True):
+    """One model on one backend.
+
+    `name` is the canonical display form (`llama3.2:latest`); `details`, `capabilities` are Ollama's own JSON.
+    `modified_at` is Ollama's RFC 3339 text, kept verbatim because lists repeat it.
+    """
+
+    name: str
+    digest: str
+    size: int
+    modified_at: str
+    details: dict[str, object] = {}
+    capabilities: tuple[str, ...] = ()
+
+
+class BackendState(msgspec.Struct, frozen=True):
+    """One backend as of the last poll. `error` is a class of failure for operators, never upstream text."""
+
+    name: str
+    config_digest: str
+    condition: BackendCondition
+    models: tuple[HostedModel, ...] = ()
+    version: str | None = None
+    last_ok_at: datetime | None = None
+    polled_at: datetime | None = None
+    error: str | None = None
+    loaded: tuple[str, ...] = ()
+
+
+class ModelTable(msgspec.Struct, frozen=True):
+    """One unchanging read of the table. `backends` keeps the operator's order, which is the priority."""
+
+    version: int
+    written_at: datetime
+    backends: tuple[BackendState, ...] = ()

@@ -1,0 +1,82 @@
+"""What the stages may call. Adapters live in `app` and `db`; tests run one contract suite per port."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from domain.usage import Admission, Settlement
+from domain.values import Principal
+
+
+class KeyStore(Protocol):
+    """Where principals come from."""
+
+    async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
+        """Return the principal of the first digest that is known and usable, else None.
+
+        Raises
+        ------
+        Unavailable
+            The store cannot be asked and nothing usable is cached.
+        """
+
+
+class UpstreamAnswer(Protocol):
+    """One response of a backend whose head has arrived.
+
+    The holder must call `close` exactly once, also after an error.
+    """
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    """Lower-cased names; a repeated header keeps its last value."""
+
+    async def read(self) -> bytes:
+        """Return the next body bytes as soon as they arrive, b"" after a completely framed end.
+
+        Raises
+        ------
+        UpstreamFailed
+            The connection broke, was silent beyond its idle deadline, or broke the framing.
+        """
+
+    def close(self) -> None:
+        """Release the connection: reused after a completely framed response, aborted otherwise."""
+
+
+class Upstream(Protocol):
+    """HTTP towards one backend."""
+
+    async def post(self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None) -> UpstreamAnswer:
+        """Send one JSON POST and return its answer once the head is here.
+
+        Raises
+        ------
+        UpstreamFailed
+            Nothing usable came back; `sent` says how far it got.
+        """
+
+    async def aclose(self) -> None:
+        """Close idle connections and abort busy ones."""
+
+
+class OpenEntry(Protocol):
+    """The ledger's record of one running request."""
+
+    def progress(self, tokens_out: int) -> None:
+        """Note the output tokens released so far, before the bytes that carry them are sent."""
+
+    def settle(self, settlement: Settlement) -> None:
+        """Close the record with its single ending. A second call is an error of ours."""
+
+
+class Ledger(Protocol):
+    """Append-only usage of this process."""
+
+    def open(self, admission: Admission) -> OpenEntry:
+        """Open the record of a request that is being let in.
+
+        Raises
+        ------
+        LedgerFull
+            There is no room; nothing was written.
+        """

@@ -1,0 +1,76 @@
+"""What one admitted request cost, from its admission to its single outcome."""
+
+from datetime import date, datetime
+from enum import StrEnum
+
+import msgspec
+
+from domain.values import ApiFamily, KeyId, RequestId, TenantId
+
+
+class UsageOutcome(StrEnum):
+    """How a request ended. Every ending maps to exactly one (docs/architecture.md has the table)."""
+
+    COMPLETED = "completed"
+    CLIENT_CLOSED = "client_closed"
+    REJECTED_UPSTREAM = "rejected_upstream"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_TRUNCATED = "upstream_truncated"
+    CUT = "cut"
+    LOST = "lost"
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The facts known when a request is let in; they never change afterwards.
+
+    `period` is the first day (UTC) of the month of admission: the partition of the usage table.
+    `prompt_tokens_estimate` is characters / 4, charged when no backend ever reports a count.
+    """
+
+    request_id: RequestId
+    period: date
+    tenant_id: TenantId
+    key_id: KeyId
+    model: str
+    model_digest: str
+    api_family: ApiFamily
+    route: str
+    started_at: datetime
+    prompt_tokens_estimate: int
+    client_request_id: str | None = None
+
+
+class Durations(msgspec.Struct, frozen=True):
+    """Microseconds. None means that nobody measured it.
+
+    queue: waiting for a slot inside the backend; load: loading the model; prompt: evaluating the prompt;
+    eval: generating; first_token: admission to first released record; total: admission to the end.
+    """
+
+    queue_us: int | None = None
+    load_us: int | None = None
+    prompt_us: int | None = None
+    eval_us: int | None = None
+    first_token_us: int | None = None
+    total_us: int | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The single ending of an admitted request."""
+
+    outcome: UsageOutcome
+    ended_at: datetime
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int | None
+    estimated: bool
+    backend: str | None
+    attempted_backends: tuple[str, ...]
+    durations: Durations
+
+
+class UsageRecord(msgspec.Struct, frozen=True):
+    """One row of the ledger."""
+
+    admission: Admission
+    settlement: Settlement

@@ -1,0 +1,1 @@
+"""The job process: discovery, usage accounting, sweeps."""
