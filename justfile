@@ -1,0 +1,49 @@
+# One word per act. `just` alone lists them.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+[private]
+default:
+    @just --list --unsorted
+
+# start everything locally, for example: just up --demo
+up *args:
+    uv run neuronetz-gateway up {{ args }}
+
+# the whole suite, or the given tests: just test tests/domain
+test *args:
+    uv run pytest {{ args }}
+
+# style and formatting
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+
+# types, strictly
+types:
+    uv run mypy
+
+# every check that runs no product code
+check: lint types
+    uv run lint-imports
+    uv run bandit --quiet --configfile pyproject.toml --recursive app worker db domain
+
+# tables and migrations agree, upgrades and downgrades work
+migrate-check:
+    uv run pytest -n0 tests/db/test_migrations.py
+
+# the same tests with their full counts; takes long
+soak *args:
+    NNG_SOAK=1 uv run pytest --timeout=3600 {{ args }}
+
+# what a request costs, compared on this machine
+bench *args:
+    uv run python -m bench {{ args }}
+
+# write requirements.lock anew after a change of pyproject.toml
+lock:
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-annotate --custom-compile-command "just lock" --output-file requirements.lock
+
+# what the build server runs, in the same order
+ci:
+    .ci/run
