@@ -1,0 +1,111 @@
+"""One inbound request as the stages see it: scanned once from the ASGI scope."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from uuid_utils.compat import uuid7
+
+from domain.credentials import presented_key
+from domain.values import RequestId
+
+_CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Call:
+    """Method, path and the few headers the gateway looks at. Everything else a client sends is ignored."""
+
+    __slots__ = (
+        "_authorization",
+        "_forwarded_for",
+        "_x_api_key",
+        "body_length",
+        "client_request_id",
+        "content_encoding",
+        "method",
+        "peer",
+        "raw_path",
+        "request_id",
+        "request_id_text",
+        "started",
+        "traceparent",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        raw_path: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: str | None,
+        started: float,
+    ) -> None:
+        """`peer` is the address of the TCP peer; `started` the event loop's time of arrival."""
+        self.method: Final = method
+        self.raw_path: Final = raw_path
+        self.peer: Final = peer
+        self.started: Final = started
+        self.request_id: Final = RequestId(uuid7())
+        self.request_id_text: Final = str(self.request_id).encode()
+        self.body_length: int | None = None
+        self.content_encoding = b"identity"
+        self.client_request_id: str | None = None
+        self.traceparent: bytes | None = None
+        self._authorization: list[bytes] = []
+        self._x_api_key: list[bytes] = []
+        self._forwarded_for: list[bytes] = []
+        for name, value in headers:
+            scan = _SCANNERS.get(name)
+            if scan is not None:
+                scan(self, value)
+
+    def key(self) -> bytes:
+        """Return the presented key.
+
+        Raises
+        ------
+        Unauthenticated
+            No carrier holds one, or two carriers disagree.
+        """
+        return presented_key(self._authorization, self._x_api_key)
+
+    @property
+    def forwarded_for(self) -> list[bytes]:
+        """The values of all X-Forwarded-For headers, in order; believed only from a trusted proxy."""
+        return self._forwarded_for
+
+    def _scan_authorization(self, value: bytes) -> None:
+        self._authorization.append(value)
+
+    def _scan_x_api_key(self, value: bytes) -> None:
+        self._x_api_key.append(value)
+
+    def _scan_forwarded_for(self, value: bytes) -> None:
+        self._forwarded_for.append(value)
+
+    def _scan_content_length(self, value: bytes) -> None:
+        if value.isdigit() and len(value) <= 18:  # noqa: PLR2004 - the decimal digits a 64 bit size can have
+            self.body_length = int(value)
+
+    def _scan_content_encoding(self, value: bytes) -> None:
+        self.content_encoding = value.strip().lower()
+
+    def _scan_request_id(self, value: bytes) -> None:
+        if _CLIENT_REQUEST_ID.fullmatch(value):
+            self.client_request_id = value.decode()
+
+    def _scan_traceparent(self, value: bytes) -> None:
+        if _TRACEPARENT.fullmatch(value):
+            self.traceparent = value
+
+
+_SCANNERS = {
+    b"authorization": Call._scan_authorization,  # noqa: SLF001 - the class's own dispatch table
+    b"x-api-key": Call._scan_x_api_key,  # noqa: SLF001
+    b"x-forwarded-for": Call._scan_forwarded_for,  # noqa: SLF001
+    b"content-length": Call._scan_content_length,  # noqa: SLF001
+    b"content-encoding": Call._scan_content_encoding,  # noqa: SLF001
+    b"x-request-id": Call._scan_request_id,  # noqa: SLF001
+    b"traceparent": Call._scan_traceparent,  # noqa: SLF001
+}

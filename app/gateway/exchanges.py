@@ -1,0 +1,90 @@
+"""The running exchanges of this process, and the reasons for which one is cut from outside.
+
+Every exchange runs in one task. Cutting it cancels that task after noting why; the exchange itself then settles
+its record, which needs no await, and says goodbye in-band where the family allows it.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+
+from app.gateway.downstream import Downstream
+
+WATCH_INTERVAL_S: Final = 1.0
+
+
+class CutReason(Enum):
+    """Why an exchange ended before its answer did."""
+
+    CLIENT_GONE = "client_gone"
+    WRITE_STALLED = "write_stalled"
+    DRAINING = "draining"
+
+
+class Exchange:
+    """The handle by which others reach one running exchange."""
+
+    __slots__ = ("_task", "closed", "downstream", "reason")
+
+    def __init__(self, downstream: Downstream, task: "asyncio.Task[object]") -> None:
+        self.downstream = downstream
+        self._task = task
+        self.reason: CutReason | None = None
+        self.closed = False
+
+    def cut(self, reason: CutReason) -> None:
+        """Cancel the exchange once, for the first reason given."""
+        if self.reason is None and not self.closed:
+            self.reason = reason
+            self._task.cancel()
+
+
+class Exchanges:
+    """All running exchanges of this process."""
+
+    def __init__(self, *, write_timeout_s: float) -> None:
+        self._running: set[Exchange] = set()
+        self._write_timeout_s = write_timeout_s
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(self._running)
+
+    def add(self, exchange: Exchange) -> None:
+        """Register an exchange that starts."""
+        self._running.add(exchange)
+        self._idle.clear()
+
+    def remove(self, exchange: Exchange) -> None:
+        """Forget an exchange that ended."""
+        exchange.closed = True
+        self._running.discard(exchange)
+        if not self._running:
+            self._idle.set()
+
+    async def watch_writes(self) -> None:
+        """Cut exchanges whose client has not taken a write for too long. Runs until cancelled."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            limit = now() - self._write_timeout_s
+            for exchange in tuple(self._running):
+                if 0.0 < exchange.downstream.writing_since < limit:
+                    exchange.cut(CutReason.WRITE_STALLED)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let running exchanges finish until the deadline, then cut the rest and wait for their goodbyes."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for exchange in tuple(self._running):
+                exchange.cut(CutReason.DRAINING)
+            await self._idle.wait()

@@ -1,0 +1,151 @@
+"""Where the relay looks keys up: this process's memory, then Redis, then Postgres.
+
+Every cached answer remembers the revocation sequence number it was read at, and an answer older than what
+this process knows is never stored, so a request that began before a revocation cannot bring the key back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol
+from uuid import UUID
+
+import structlog
+
+from app.gateway.revocations import RevocationFollower
+from domain.errors import Unavailable
+from domain.values import Principal
+
+MAX_ENTRIES: Final = 100_000
+UNKNOWN_TTL_S: Final = 5.0
+OUTAGE_GRACE_S: Final = 60.0
+"""How long cached keys work while Postgres cannot confirm the revocation sequence."""
+_MAX_READS: Final = 3
+
+_log = structlog.get_logger()
+
+
+class Found(Protocol):
+    """What a store knows of a digest, and the sequence number of the same read."""
+
+    @property
+    def principal(self) -> Principal | None: ...  # noqa: D102
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+
+
+class SharedCache(Protocol):
+    """The cache that app processes share. It may fail at any time; then it is not there."""
+
+    async def get(self, digest: bytes) -> Found | None:
+        """Return an entry, None if there is none or the cache is out of reach."""
+
+    async def put(self, digest: bytes, principal: Principal, seq: int) -> None:
+        """Store an entry; failures are silent."""
+
+
+class _Entry(NamedTuple):
+    principal: Principal | None
+    expires: float
+
+
+class KeyRing:
+    """The port `KeyStore` for the relay. One look-up per unknown digest runs at a time."""
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[tuple[bytes, ...]], Awaitable[Found]],
+        shared: SharedCache,
+        revocations: RevocationFollower,
+    ) -> None:
+        self._find = find
+        self._shared = shared
+        self._revocations = revocations
+        self._entries: dict[bytes, _Entry] = {}
+        self._by_key: dict[UUID, bytes] = {}
+        self._by_tenant: dict[UUID, set[bytes]] = {}
+        self._running: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._now = asyncio.get_running_loop().time
+        revocations.add_cache(self)
+
+    async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
+        """Return the principal, from memory when it is there and Postgres confirmed recently.
+
+        Raises
+        ------
+        Unavailable
+            Postgres has been out of reach for longer than the grace, or is now and the key is in no cache.
+        """
+        digest = digests[0]
+        now = self._now()
+        if now - self._revocations.confirmed_at > OUTAGE_GRACE_S:
+            raise Unavailable("key_store_unreachable")
+        entry = self._entries.get(digest)
+        if entry is not None and entry.expires > now:
+            return entry.principal
+        running = self._running.get(digest)
+        if running is None:
+            running = self._running[digest] = asyncio.create_task(self._look_up(digests))
+            running.add_done_callback(lambda _: self._running.pop(digest, None))
+        return await asyncio.shield(running)
+
+    async def _look_up(self, digests: tuple[bytes, ...]) -> Principal | None:
+        digest = digests[0]
+        shared = await self._shared.get(digest)
+        if shared is not None and shared.seq >= self._revocations.seq and shared.principal is not None:
+            self._remember(digest, shared.principal)
+            return shared.principal
+        for _ in range(_MAX_READS):
+            found = await self._read(digests)
+            if found.seq >= self._revocations.seq:
+                self._remember(digest, found.principal)
+                if found.principal is not None:
+                    await self._shared.put(digest, found.principal, found.seq)
+                return found.principal
+        # Revocations arrive faster than we can read: the last read is still true, only not worth keeping.
+        return found.principal
+
+    async def _read(self, digests: tuple[bytes, ...]) -> Found:
+        try:
+            return await self._find(digests)
+        except Exception as exc:
+            _log.warning("key_lookup_failed", error=type(exc).__name__)
+            raise Unavailable("key_store_unreachable") from exc
+
+    def _remember(self, digest: bytes, principal: Principal | None) -> None:
+        if len(self._entries) >= MAX_ENTRIES:
+            self._forget(next(iter(self._entries)))
+        ttl = UNKNOWN_TTL_S if principal is None else float("inf")
+        self._entries[digest] = _Entry(principal, self._now() + ttl)
+        if principal is not None:
+            self._by_key[principal.key_id] = digest
+            if principal.tenant_id is not None:
+                self._by_tenant.setdefault(principal.tenant_id, set()).add(digest)
+
+    def _forget(self, digest: bytes) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is None or entry.principal is None:
+            return
+        self._by_key.pop(entry.principal.key_id, None)
+        if entry.principal.tenant_id is not None:
+            of_tenant = self._by_tenant.get(entry.principal.tenant_id, set())
+            of_tenant.discard(digest)
+            if not of_tenant:
+                self._by_tenant.pop(entry.principal.tenant_id, None)
+
+    def drop_key(self, key_id: UUID) -> None:
+        """Forget one key, so that its next request asks again."""
+        digest = self._by_key.get(key_id)
+        if digest is not None:
+            self._forget(digest)
+
+    def drop_tenant(self, tenant_id: UUID) -> None:
+        """Forget every key of a tenant."""
+        for digest in tuple(self._by_tenant.get(tenant_id, ())):
+            self._forget(digest)
+
+    def drop_all(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._by_key.clear()
+        self._by_tenant.clear()

@@ -1,0 +1,112 @@
+"""Following the revocation sequence in Postgres: the bound on staleness that needs nobody else.
+
+Each app process reads the newest sequence number every second. Whatever sits in the caches and is named by a
+newer row is dropped. Fanout through Redis only makes this sooner.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+POLL_INTERVAL_S: Final = 1.0
+MAX_ROWS_PER_POLL: Final = 1000
+
+_log = structlog.get_logger()
+
+
+class Revoked(Protocol):
+    """One row of the sequence."""
+
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def scope(self) -> str: ...  # noqa: D102
+    @property
+    def subject_id(self) -> UUID: ...  # noqa: D102
+
+
+class DropsKeys(Protocol):
+    """The caches that must forget what was revoked."""
+
+    def drop_key(self, key_id: UUID) -> None:
+        """Forget one key."""
+
+    def drop_tenant(self, tenant_id: UUID) -> None:
+        """Forget all keys of a tenant."""
+
+    def drop_all(self) -> None:
+        """Forget everything."""
+
+
+class RevocationFollower:
+    """Knows the newest sequence number this process has acted upon, and when Postgres last confirmed it.
+
+    `since` returns the rows above a number in order, at most `MAX_ROWS_PER_POLL`; `latest` the newest number.
+    """
+
+    def __init__(
+        self,
+        *,
+        latest: Callable[[], Awaitable[int]],
+        since: Callable[[int, int], Awaitable[Sequence[Revoked]]],
+        caches: Sequence[DropsKeys] = (),
+    ) -> None:
+        self._latest = latest
+        self._since = since
+        self._caches = list(caches)
+        self.seq = -1
+        self.confirmed_at = float("-inf")
+        self._failing = False
+
+    def add_cache(self, cache: DropsKeys) -> None:
+        """Tell `cache` about revocations from now on."""
+        self._caches.append(cache)
+
+    async def follow(self) -> None:
+        """Poll for ever; an unreachable database is logged once and shows in `confirmed_at`."""
+        while True:
+            try:
+                await self.poll()
+            except Exception as exc:  # noqa: BLE001 - whatever the driver raises, the next second tries again
+                if not self._failing:
+                    _log.warning("revocation_poll_failed", error=type(exc).__name__)
+                self._failing = True
+            else:
+                if self._failing:
+                    _log.info("revocation_poll_recovered", seq=self.seq)
+                self._failing = False
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def poll(self) -> None:
+        """Read the sequence once and drop what it names."""
+        asked_at = asyncio.get_running_loop().time()
+        latest = await self._latest()
+        if self.seq < 0 or latest < self.seq:
+            self._restart(latest)
+        elif latest > self.seq:
+            await self._catch_up(latest)
+        self.confirmed_at = asked_at
+
+    def _restart(self, latest: int) -> None:
+        """First read, or a restored database whose sequence went back: nothing cached can be trusted."""
+        if self.seq >= 0:
+            _log.warning("revocation_seq_went_back", known=self.seq, found=latest)
+        for cache in self._caches:
+            cache.drop_all()
+        self.seq = latest
+
+    async def _catch_up(self, latest: int) -> None:
+        rows = await self._since(self.seq, MAX_ROWS_PER_POLL)
+        if len(rows) >= MAX_ROWS_PER_POLL or not rows:
+            for cache in self._caches:
+                cache.drop_all()
+        for row in rows:
+            for cache in self._caches:
+                if row.scope == "key":
+                    cache.drop_key(row.subject_id)
+                else:
+                    cache.drop_tenant(row.subject_id)
+        self.seq = max(latest, rows[-1].seq if rows else latest)

@@ -1,0 +1,99 @@
+"""What the app process measures. Labels are bounded: routes, backends and outcomes, never keys or paths."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from domain.usage import UsageOutcome
+
+_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Counters and histograms of one app process.
+
+    `multiprocess_dir` is the directory through which several app processes add up their figures; None keeps
+    them in this process alone. The library reads it from `PROMETHEUS_MULTIPROC_DIR` when it is imported.
+    """
+
+    def __init__(self, *, multiprocess_dir: str | None = None) -> None:
+        self._multiprocess_dir = multiprocess_dir
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.requests = Counter(
+            "nng_requests", "Requests answered, by route template and status.", ["route", "status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.outcomes = Counter(
+            "nng_admitted_requests", "Admitted requests, by route and how they ended.", ["route", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "nng_tokens", "Tokens booked, by direction and whether a backend measured them.",
+            ["direction", "source"], registry=self.registry,
+        )  # fmt: skip
+        self.first_token = Histogram(
+            "nng_time_to_first_token_seconds", "Admission to the first released record.", ["route"],
+            registry=self.registry, buckets=_SECONDS,
+        )  # fmt: skip
+        self.attempts = Counter(
+            "nng_attempts", "Attempts at backends, by how they went.", ["backend", "result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.failovers = Counter(
+            "nng_failovers", "Requests that moved on from this backend to another.", ["backend"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "nng_in_flight_requests", "Admitted requests that run now.", registry=self.registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.backend_up = Gauge(
+            "nng_backend_up", "1 if the last poll of the backend succeeded.", ["backend"],
+            registry=self.registry, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.model_table_age = Gauge(
+            "nng_model_table_age_seconds", "Age of the model table in use.", registry=self.registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.journal_open = Gauge(
+            "nng_journal_open_records", "Requests whose record is open.", registry=self.registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.journal_unconfirmed = Gauge(
+            "nng_journal_unconfirmed_records", "Settled records that Postgres has not confirmed.",
+            registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.dropped_fields = Counter(
+            "nng_dropped_request_fields", "Unknown request fields that were not forwarded.", ["route"],
+            registry=self.registry,
+        )  # fmt: skip
+
+    def exposition(self) -> bytes:
+        """Return all figures in the Prometheus text format, of all app processes if they share a directory."""
+        if self._multiprocess_dir is None:
+            return generate_latest(self.registry)
+        shared = CollectorRegistry(auto_describe=False)
+        MultiProcessCollector(shared, path=self._multiprocess_dir)
+        return generate_latest(shared)
+
+
+class RouteMetrics:
+    """The labelled children of one route, looked up once so that the hot path only adds."""
+
+    __slots__ = ("_metrics", "_route", "_statuses", "dropped_fields", "first_token", "outcomes")
+
+    def __init__(self, metrics: Metrics, route: str) -> None:
+        self._metrics = metrics
+        self._route = route
+        self._statuses: dict[int, Counter] = {}
+        self.first_token = metrics.first_token.labels(route)
+        self.dropped_fields = metrics.dropped_fields.labels(route)
+        self.outcomes = {outcome: metrics.outcomes.labels(route, outcome.value) for outcome in UsageOutcome}
+
+    def count(self, status: int) -> None:
+        """Count one answered request."""
+        child = self._statuses.get(status)
+        if child is None:
+            child = self._statuses[status] = self._metrics.requests.labels(self._route, str(status))
+        child.inc()

@@ -1,0 +1,100 @@
+"""The one table that turns a refusal into an HTTP answer, in the wire format of its API family."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+
+from domain.errors import (
+    BadRequest,
+    BodyTooLarge,
+    BodyTooSlow,
+    GatewayError,
+    MethodNotAllowed,
+    ModelForbidden,
+    NoCandidate,
+    RejectedUpstream,
+    RouteForbidden,
+    Unauthenticated,
+    Unavailable,
+    UnknownPath,
+    UnsupportedEncoding,
+    UpstreamExhausted,
+)
+from domain.values import ApiFamily
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+UNAUTHENTICATED = "A valid API key is required. Send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
+FORBIDDEN = "The model or operation is not available to this key."
+UNKNOWN_PATH = "There is nothing at this path."
+METHOD_NOT_ALLOWED = "This path does not support that method; the Allow header lists those it does."
+ALL_FAILED = "No backend could answer this request. Try again."
+NO_CANDIDATE = "All backends for this model are busy or out of reach. Try again later."
+UNAVAILABLE = "The gateway cannot take this request at the moment. Try again later."
+INTERNAL = "The gateway failed to handle this request. Its operator can find it by the X-Request-ID header."
+
+
+class Problem(NamedTuple):
+    """A refusal ready to send: status, extra headers, and what the body says."""
+
+    status: int
+    message: str
+    kind: str
+    code: str | None = None
+    headers: Headers = ()
+
+
+def _retry_after(seconds: int) -> Headers:
+    return ((b"retry-after", str(seconds).encode()),)
+
+
+def _method_not_allowed(error: MethodNotAllowed) -> Problem:
+    allow = ((b"allow", error.allow.encode()),)
+    return Problem(405, METHOD_NOT_ALLOWED, "invalid_request_error", None, allow)
+
+
+def _bad_request(status: int, code: str | None = None) -> Callable[[BadRequest], Problem]:
+    return lambda error: Problem(status, error.message, "invalid_request_error", code)
+
+
+_UNAUTHENTICATED = Problem(
+    401, UNAUTHENTICATED, "invalid_request_error", "invalid_api_key", ((b"www-authenticate", b"Bearer"),)
+)
+_FORBIDDEN = Problem(403, FORBIDDEN, "permission_error", "not_available")
+_INTERNAL = Problem(500, INTERNAL, "api_error")
+
+_TABLE: dict[type[GatewayError], Callable[..., Problem]] = {
+    Unauthenticated: lambda _: _UNAUTHENTICATED,
+    ModelForbidden: lambda _: _FORBIDDEN,
+    RouteForbidden: lambda _: _FORBIDDEN,
+    UnknownPath: lambda _: Problem(404, UNKNOWN_PATH, "not_found_error"),
+    MethodNotAllowed: _method_not_allowed,
+    BadRequest: _bad_request(400),
+    BodyTooLarge: _bad_request(413, "body_too_large"),
+    BodyTooSlow: _bad_request(408, "body_too_slow"),
+    UnsupportedEncoding: _bad_request(415, "unsupported_encoding"),
+    RejectedUpstream: lambda error: Problem(error.status, error.message, "invalid_request_error"),
+    UpstreamExhausted: lambda _: Problem(502, ALL_FAILED, "api_error"),
+    NoCandidate: lambda error: Problem(
+        503, NO_CANDIDATE, "api_error", None, _retry_after(error.retry_after_s)
+    ),
+    Unavailable: lambda error: Problem(503, UNAVAILABLE, "api_error", None, _retry_after(error.retry_after_s)),
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what a client is told about `error`; anything unknown is a 500 without details."""
+    describe = _TABLE.get(type(error))  # type: ignore[arg-type] # a foreign type is simply not found
+    return _INTERNAL if describe is None else describe(error)
+
+
+@lru_cache(maxsize=256)
+def render(problem: Problem, family: ApiFamily) -> bytes:
+    """Return the JSON body of `problem` as clients of `family` expect it."""
+    if family is ApiFamily.NATIVE:
+        return msgspec.json.encode({"error": problem.message})
+    return msgspec.json.encode(
+        {"error": {"message": problem.message, "type": problem.kind, "param": None, "code": problem.code}}
+    )

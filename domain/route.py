@@ -1,0 +1,51 @@
+"""Stage 4: which backends may serve a model now, in which order."""
+
+from collections.abc import Collection
+
+import msgspec
+
+from domain.model_table import BackendCondition, ModelTable
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One backend that hosts the model. `silent`: it has not answered polls for a long time."""
+
+    backend: str
+    model_digest: str
+    silent: bool
+
+
+class ModelIndex:
+    """One snapshot of the model table, turned round: model name -> candidates in the operator's order.
+
+    `config_digests` maps the backends that this process is configured with to their config digest; a backend
+    that the table names but this process does not know, or knows under another address, is left out and
+    listed in `ignored`.
+    """
+
+    def __init__(self, table: ModelTable, config_digests: dict[str, str]) -> None:
+        self.table = table
+        self.ignored = tuple(
+            state.name for state in table.backends if config_digests.get(state.name) != state.config_digest
+        )
+        self.backends = tuple(state for state in table.backends if state.name not in self.ignored)
+        by_name: dict[str, list[Candidate]] = {}
+        for state in self.backends:
+            silent = state.condition is BackendCondition.SILENT
+            for model in state.models:
+                by_name.setdefault(model.name, []).append(Candidate(state.name, model.digest, silent))
+        self._candidates = {
+            name: tuple(sorted(found, key=lambda candidate: candidate.silent))
+            for name, found in by_name.items()
+        }
+
+    def candidates(self, model: str) -> tuple[Candidate, ...]:
+        """Return the backends hosting `model`: answering ones first, silent ones last; empty if nobody does."""
+        return self._candidates.get(model, ())
+
+
+def rank(candidates: tuple[Candidate, ...], cooling: Collection[str]) -> tuple[Candidate, ...]:
+    """Leave out backends in cooldown, unless that would leave nobody: then all are tried in order."""
+    if not cooling:
+        return candidates
+    return tuple(c for c in candidates if c.backend not in cooling) or candidates
