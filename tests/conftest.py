@@ -1,0 +1,48 @@
+"""Fixtures every test may use: real servers, one event loop, and no way out of the machine."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.support.guard import keep_inside
+from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
+
+keep_inside()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """One loop for the whole session, of the kind the product runs on."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Databases]:
+    """Run a PostgreSQL for this process; `create()` makes a database."""
+    with running_postgres() as databases:
+        yield databases
+
+
+@pytest.fixture
+def empty_database_url(postgres: Databases) -> Iterator[str]:
+    """Give the address of a database of this test's own, without any table."""
+    url = postgres.create()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisDatabases]:
+    """Run a Valkey for this process; `claim()` gives a longer-lived fixture its own logical database."""
+    with running_valkey() as databases:
+        yield databases
+
+
+@pytest.fixture
+def redis_url(valkey: RedisDatabases) -> str:
+    """Give the address of an empty logical database."""
+    url = valkey.url()
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url

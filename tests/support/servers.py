@@ -1,0 +1,135 @@
+"""Real PostgreSQL and Valkey for tests: one of each per pytest process, nothing durable, loopback only."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from app.embedded.binaries import postgres_bin
+from app.embedded.postgres import PostgresServer
+from app.embedded.process import unprivileged_account
+from app.embedded.server import Running, start
+from app.embedded.valkey import DATABASES, ValkeyServer
+
+PASSWORD = "testpassword"
+
+
+class Databases:
+    """An embedded PostgreSQL that hands out databases.
+
+    `admin_url` is the superuser's address of the database `postgres`.
+    """
+
+    def __init__(self, admin_url: str) -> None:
+        self.admin_url = admin_url
+        self._psql = postgres_bin(None) / "psql"
+        self._numbers = count(1)
+
+    def create(self, *, template: str | None = None) -> str:
+        """Return the address of a new database: empty, or a copy of the one at the address `template`.
+
+        Nobody may be connected to the template meanwhile.
+        """
+        name = f"test_{next(self._numbers)}"
+        source = "template0" if template is None else self._name(template)
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}" STRATEGY file_copy')
+        return self._url(name)
+
+    def drop(self, url: str) -> None:
+        """Drop a database that `create` made, cutting whoever is connected to it."""
+        self.execute(f'DROP DATABASE "{self._name(url)}" WITH (FORCE)')
+
+    def execute(self, statement: str, *, url: str | None = None) -> str:
+        """Run one statement as the superuser, without an event loop; return its rows as psql prints them."""
+        result = subprocess.run(
+            (str(self._psql), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement),
+            env={"PGPASSWORD": PASSWORD, "PATH": os.defpath} | self._environment(url or self.admin_url),
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0:
+            raise RuntimeError(result.stderr)
+        return result.stdout.strip()
+
+    @staticmethod
+    def _environment(url: str) -> dict[str, str]:
+        parts = urlsplit(url)
+        return {
+            "PGHOST": str(parts.hostname),
+            "PGPORT": str(parts.port),
+            "PGUSER": str(parts.username),
+            "PGDATABASE": parts.path.lstrip("/"),
+        }
+
+    @staticmethod
+    def _name(url: str) -> str:
+        return urlsplit(url).path.lstrip("/")
+
+    def _url(self, name: str) -> str:
+        return urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{name}"))
+
+
+class RedisDatabases:
+    """An embedded Valkey that hands out logical databases.
+
+    Number 0 is for single tests; fixtures that live longer claim one of their own.
+    """
+
+    def __init__(self, running: Running, server: ValkeyServer) -> None:
+        self._port = running.port
+        self._server = server
+        self._numbers = count(1)
+
+    def url(self, number: int = 0) -> str:
+        """Return the address of the logical database of that number."""
+        return self._server.url(self._port, number)
+
+    def claim(self) -> str:
+        """Return the address of a logical database that nobody else gets."""
+        number = next(self._numbers)
+        if number >= DATABASES:
+            raise RuntimeError("more logical databases claimed than the server has")
+        return self.url(number)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Databases]:
+    """Run a PostgreSQL that forgets everything at the end."""
+    with _directory() as directory, (directory / "log").open("wb") as log:
+        server = PostgresServer(
+            directory / "data", password=PASSWORD, account=unprivileged_account(), durable=False
+        )
+        running = start(server, output=log)
+        try:
+            yield Databases(server.url(running.port, "postgres"))
+        finally:
+            running.stop()
+
+
+@contextmanager
+def running_valkey() -> Iterator[RedisDatabases]:
+    """Run a Valkey that forgets everything at the end."""
+    with _directory() as directory, (directory / "log").open("wb") as log:
+        server = ValkeyServer(
+            directory / "data", password=PASSWORD, account=unprivileged_account(), durable=False
+        )
+        running = start(server, output=log)
+        try:
+            yield RedisDatabases(running, server)
+        finally:
+            running.stop()
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="nng-test-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
