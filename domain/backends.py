@@ -1,0 +1,251 @@
+"""The Ollama servers behind the gateway: what the operator says of each, and what its answers mean.
+
+Relay, discovery and the command line's probe all describe and address a backend through this module.
+"""
+
+import hashlib
+import ipaddress
+import re
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+DEFAULT_BACKEND_NAME = "default"
+"""Name of the one backend that the `OLLAMA_BASE_URL` family describes."""
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_HEADER_TEXT = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_RESERVED_HEADERS = frozenset(
+    {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "keep-alive"}
+    | {"te", "trailer", "transfer-encoding", "upgrade", "x-request-id", "traceparent"}
+)
+_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
+_METADATA_ADDRESSES = frozenset(
+    {
+        ipaddress.ip_address("100.100.100.200"),  # Alibaba
+        ipaddress.ip_address("192.0.0.192"),  # Oracle
+        ipaddress.ip_address("168.63.129.16"),  # Azure's wire server
+        ipaddress.ip_address("fd00:ec2::254"),  # Amazon over IPv6
+    }
+)
+
+
+def is_forbidden_address(address: str) -> bool:
+    """Say whether an address must never be a backend: link-local, a metadata service, or no single host.
+
+    Parameters
+    ----------
+    address
+        An IPv4 or IPv6 address as text, as a resolver or a URL gives it.
+
+    Raises
+    ------
+    ValueError
+        `address` is not an address.
+    """
+    parsed: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return (
+        parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed in _METADATA_ADDRESSES
+    )
+
+
+def check_base_url(text: str) -> str:
+    """Return the address of a backend without its trailing slash.
+
+    Raises
+    ------
+    ValueError
+        It is not a plain http or https address, or it points where no Ollama server may be. The message
+        never repeats the text, which might carry a password.
+    """
+    parts = _split_url(text)
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("must start with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user name or password; use the auth token instead")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise ValueError("must not carry a query or a fragment")
+    host = (parts.hostname or "").rstrip(".")
+    if not host or not re.fullmatch(r"[0-9A-Za-z.:_%-]{1,253}", host):
+        raise ValueError("must name a host")
+    if host.lower() in _METADATA_HOSTS or _is_forbidden_literal(host):
+        raise ValueError("must not point at a link-local or metadata address")
+    if not re.fullmatch(r"(?:/[0-9A-Za-z._~-]+)*/?", parts.path) or "/../" in f"{parts.path}/":
+        raise ValueError("must have a plain path, or none")
+    return text.rstrip("/")
+
+
+def _split_url(text: str) -> SplitResult:
+    # urlsplit silently drops tabs and line ends; what is checked must be what is used.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be plain ASCII without spaces")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("must be an address like http://127.0.0.1:11434") from None
+    if port == 0:
+        raise ValueError("must not use port 0")
+    return parts
+
+
+def _is_forbidden_literal(host: str) -> bool:
+    try:
+        return is_forbidden_address(host)
+    except ValueError:
+        # Some resolvers take `2852039166` or `0xa9fea9fe` for an address; no real host is named so.
+        return (
+            re.fullmatch(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+))*", host) is not None
+        )
+
+
+def check_auth_header(text: str) -> str:
+    """Return the name of the header that carries a backend's token.
+
+    Raises
+    ------
+    ValueError
+        It is no header name, or one that the gateway itself sets.
+    """
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError("must be the name of a header")
+    if text.lower() in _RESERVED_HEADERS:
+        raise ValueError("must not be a header that the gateway sets itself")
+    return text
+
+
+def check_auth_scheme(text: str) -> str:
+    """Return the word before a backend's token; empty means the bare token.
+
+    Raises
+    ------
+    ValueError
+        It is not one word.
+    """
+    if text and not _HEADER_NAME.fullmatch(text):
+        raise ValueError("must be one word, or empty for the bare token")
+    return text
+
+
+def check_auth_token(token: SecretStr) -> SecretStr:
+    """Return a backend's token if it can stand in a header.
+
+    Raises
+    ------
+    ValueError
+        It is empty or holds anything but printable ASCII: a line end would start a header of its own.
+    """
+    if not _HEADER_TEXT.fullmatch(token.get_secret_value()):
+        raise ValueError("must be printable ASCII without spaces around it")
+    return token
+
+
+class Deadlines(BaseModel):
+    """How long, in seconds, one backend may take; None leaves the gateway's own setting in force."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    connect_s: Annotated[float, Field(gt=0, le=60)] | None = None
+    first_byte_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    idle_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+
+
+class BackendSpec(BaseModel):
+    """One Ollama server as the operator describes it. The token never shows in repr, logs or errors.
+
+    `auth_scheme` empty means that the header carries the bare token. `max_in_flight` None means no limit of
+    ours. `allow_cloud` lets models through that leave the machine for ollama.com.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str
+    base_url: Annotated[str, AfterValidator(check_base_url)]
+    auth_token: Annotated[SecretStr, AfterValidator(check_auth_token)] | None = None
+    auth_header: Annotated[str, AfterValidator(check_auth_header)] = "Authorization"
+    auth_scheme: Annotated[str, AfterValidator(check_auth_scheme)] = "Bearer"
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    allow_cloud: bool = False
+    deadlines: Deadlines = Deadlines()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("must be letters, digits, dots, dashes or underscores, at most 64")
+        return name
+
+
+def check_unique_names(backends: tuple[BackendSpec, ...]) -> tuple[BackendSpec, ...]:
+    """Return the backends if no two share a name.
+
+    Raises
+    ------
+    ValueError
+        Two backends have the same name.
+    """
+    names = [backend.name for backend in backends]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"must give every backend a name of its own, {name!r} is used twice")
+    return backends
+
+
+def effective_backends(
+    backends: tuple[BackendSpec, ...],
+    *,
+    base_url: str,
+    auth_token: SecretStr | None = None,
+    auth_header: str = "Authorization",
+    auth_scheme: str | None = None,
+) -> tuple[BackendSpec, ...]:
+    """Return the backends in force: the list, or the single one named `default` when the list is empty.
+
+    Parameters
+    ----------
+    backends
+        The operator's list, `OLLAMA_BACKENDS`. The other parameters are ignored unless it is empty.
+    auth_scheme
+        The word before the token. None: `Bearer` in the Authorization header, the bare token in any other,
+        since an environment cannot tell an empty variable from an unset one.
+    """
+    if backends:
+        return backends
+    if auth_scheme is None:
+        auth_scheme = "Bearer" if auth_header.lower() == "authorization" else ""
+    return (
+        BackendSpec(
+            name=DEFAULT_BACKEND_NAME,
+            base_url=base_url,
+            auth_token=auth_token,
+            auth_header=auth_header,
+            auth_scheme=auth_scheme,
+        ),
+    )
+
+
+def build_backend_headers(backend: BackendSpec) -> dict[str, str]:
+    """Return the headers that prove the gateway to one backend: none without a token.
+
+    Raises
+    ------
+    ValueError
+        The header or token could smuggle a line end (the spec was built without validation).
+    """
+    if backend.auth_token is None:
+        return {}
+    token = check_auth_token(backend.auth_token).get_secret_value()
+    scheme = check_auth_scheme(backend.auth_scheme)
+    return {check_auth_header(backend.auth_header): f"{scheme} {token}" if scheme else token}
+
+
+def config_digest(backend: BackendSpec) -> str:
+    """Return a fingerprint of a backend's name and address: do two processes mean the same one.
+
+    The token has no part in it: nothing about a secret can be worked out from what is stored.
+    """
+    return hashlib.sha256(f"{backend.name}\n{backend.base_url}".encode()).hexdigest()[:16]
