@@ -1,0 +1,5 @@
+"""The journal: every admitted request ends as exactly one usage record, whatever dies in between.
+
+`layout` is the file's format, `journal` the file of a living process, `adoption` the files of dead ones;
+`shipper` carries settled records to the Redis stream and frees what is committed; `ledger` joins them.
+"""
