@@ -74,3 +74,29 @@ class UsageRecord(msgspec.Struct, frozen=True):
 
     admission: Admission
     settlement: Settlement
+
+
+class MeasuredUsage(msgspec.Struct, frozen=True):
+    """What a backend reported about one answer. Durations are Ollama's, in nanoseconds; 0 means not reported.
+
+    `tokens_in` is None when the backend left it out (older ones do on a cache hit).
+    """
+
+    tokens_in: int | None
+    tokens_out: int
+    total_ns: int = 0
+    load_ns: int = 0
+    prompt_ns: int = 0
+    eval_ns: int = 0
+
+    def durations(self) -> Durations:
+        """Return the shares of the total; what none of them explains was queueing for a slot."""
+        if not self.total_ns:
+            return Durations()
+        queue_ns = max(0, self.total_ns - self.load_ns - self.prompt_ns - self.eval_ns)
+        return Durations(
+            queue_us=queue_ns // 1000,
+            load_us=self.load_ns // 1000,
+            prompt_us=self.prompt_ns // 1000,
+            eval_us=self.eval_ns // 1000,
+        )

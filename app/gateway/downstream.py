@@ -1,6 +1,6 @@
 """The client's side of one exchange: status, body, and the knowledge of what has left."""
 
-import asyncio
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,18 +15,17 @@ Header = tuple[bytes, bytes]
 class Downstream:
     """Sends one response. `started` is the status commit: from there on refusals are in-band.
 
-    `writing_since` is the loop time at which the current write began, or 0.0; the process-wide watch cuts an
+    `writing_since` is the monotonic time at which the current write began, or 0.0; the process-wide watch cuts an
     exchange whose client has not taken a write for too long, which costs the relay one attribute per chunk
     instead of one timer.
     """
 
-    __slots__ = ("_head_only", "_now", "_request_id", "_send", "sent_bytes", "started", "status", "writing_since")
+    __slots__ = ("_head_only", "_request_id", "_send", "sent_bytes", "started", "status", "writing_since")
 
     def __init__(self, send: Send, *, request_id: bytes, head_only: bool = False) -> None:
         self._send = send
         self._request_id = request_id
         self._head_only = head_only
-        self._now = asyncio.get_running_loop().time
         self.started = False
         self.status = 0
         self.sent_bytes = 0
@@ -38,7 +37,7 @@ class Downstream:
         self.started = True
         self.status = status
         event: HTTPResponseStartEvent = {"type": "http.response.start", "status": status, "headers": headers}
-        self.writing_since = self._now()
+        self.writing_since = time.monotonic()
         await self._send(event)
         self.writing_since = 0.0
 
@@ -46,7 +45,7 @@ class Downstream:
         """Send body bytes and wait until the connection has taken them."""
         self.sent_bytes += len(body)
         event: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": True}
-        self.writing_since = self._now()
+        self.writing_since = time.monotonic()
         await self._send(event)
         self.writing_since = 0.0
 
@@ -56,7 +55,7 @@ class Downstream:
             body = b""
         self.sent_bytes += len(body)
         event: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
-        self.writing_since = self._now()
+        self.writing_since = time.monotonic()
         await self._send(event)
         self.writing_since = 0.0
 

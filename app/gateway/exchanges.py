@@ -5,6 +5,7 @@ its record, which needs no await, and says goodbye in-band where the family allo
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from enum import Enum
 from typing import Final
@@ -70,10 +71,9 @@ class Exchanges:
 
     async def watch_writes(self) -> None:
         """Cut exchanges whose client has not taken a write for too long. Runs until cancelled."""
-        now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            limit = now() - self._write_timeout_s
+            limit = time.monotonic() - self._write_timeout_s
             for exchange in tuple(self._running):
                 if 0.0 < exchange.downstream.writing_since < limit:
                     exchange.cut(CutReason.WRITE_STALLED)

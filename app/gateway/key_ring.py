@@ -5,6 +5,7 @@ this process knows is never stored, so a request that began before a revocation 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
@@ -65,7 +66,7 @@ class KeyRing:
         self._by_key: dict[UUID, bytes] = {}
         self._by_tenant: dict[UUID, set[bytes]] = {}
         self._running: dict[bytes, asyncio.Task[Principal | None]] = {}
-        self._now = asyncio.get_running_loop().time
+        self._now = time.monotonic
         revocations.add_cache(self)
 
     async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:

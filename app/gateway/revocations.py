@@ -5,6 +5,7 @@ newer row is dropped. Fanout through Redis only makes this sooner.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
@@ -82,7 +83,7 @@ class RevocationFollower:
 
     async def poll(self) -> None:
         """Read the sequence once and drop what it names."""
-        asked_at = asyncio.get_running_loop().time()
+        asked_at = time.monotonic()
         latest = await self._latest()
         if self.seq < 0 or latest < self.seq:
             self._restart(latest)

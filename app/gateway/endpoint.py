@@ -1,0 +1,121 @@
+"""One ASGI endpoint per public path: exact path, allowed methods, one answer, one log line, whatever happens."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from litestar.types import Receive, Scope, Send
+
+from app.gateway.access_log import AccessLog, AccessNote
+from app.gateway.body import ClientLeft
+from app.gateway.call import Call
+from app.gateway.downstream import JSON, Downstream
+from app.metrics import Metrics, RouteMetrics
+from app.problems import problem_of, render
+from domain.errors import GatewayError, MethodNotAllowed, UnknownPath
+from domain.values import ApiFamily
+
+CLIENT_CLOSED_STATUS: Final = 499
+
+_log = structlog.get_logger()
+
+
+class Visit:
+    """Everything a handler needs to answer one request."""
+
+    __slots__ = ("call", "downstream", "metrics", "note", "receive")
+
+    def __init__(
+        self, call: Call, downstream: Downstream, receive: Receive, note: AccessNote, metrics: RouteMetrics
+    ) -> None:
+        self.call = call
+        self.downstream = downstream
+        self.receive = receive
+        self.note = note
+        self.metrics = metrics
+
+
+Handler = Callable[[Visit], Awaitable[None]]
+
+
+class PublicRoute(msgspec.Struct, frozen=True):
+    """A path of the tenant surface.
+
+    `template` is what Litestar routes and what logs and metrics call it; `prefix` means that anything may
+    follow the template's fixed part.
+    """
+
+    template: str
+    family: ApiFamily
+    handlers: Mapping[str, Handler]
+    prefix: bytes | None = None
+
+    @property
+    def allow(self) -> str:
+        """The value of the Allow header."""
+        return ", ".join(self.handlers)
+
+
+class Endpoint:
+    """The ASGI application behind one public route."""
+
+    def __init__(self, route: PublicRoute, *, metrics: Metrics, access_log: AccessLog) -> None:
+        self._route = route
+        self._raw_path = route.template.encode()
+        self._metrics = RouteMetrics(metrics, route.template)
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":  # Litestar types an ASGI route's scope as either kind
+            return
+        client = scope["client"]
+        call = Call(
+            method=scope["method"],
+            raw_path=scope["raw_path"],
+            headers=scope["headers"],
+            peer=client[0] if client else None,
+            started=time.monotonic(),
+        )
+        downstream = Downstream(send, request_id=call.request_id_text, head_only=call.method == "HEAD")
+        note = AccessNote()
+        visit = Visit(call, downstream, receive, note, self._metrics)
+        try:
+            await self._handler(call)(visit)
+        except GatewayError as refusal:
+            await self._refuse(downstream, refusal)
+        except ClientLeft:
+            downstream.status = CLIENT_CLOSED_STATUS
+        except Exception as fault:
+            _log.exception("request_failed", request_id=call.request_id_text.decode(), route=self._route.template)
+            if downstream.started:
+                raise
+            await self._refuse(downstream, fault)
+        finally:
+            self._metrics.count(downstream.status)
+            self._access_log.write(
+                request_id=call.request_id_text.decode(),
+                client_request_id=call.client_request_id,
+                method=call.method,
+                route=self._route.template,
+                status=downstream.status,
+                seconds=time.monotonic() - call.started,
+                sent_bytes=downstream.sent_bytes,
+                client=call.peer or "",
+                note=note,
+            )
+
+    def _handler(self, call: Call) -> Handler:
+        prefix = self._route.prefix
+        if call.raw_path != self._raw_path if prefix is None else not call.raw_path.startswith(prefix):
+            raise UnknownPath
+        handler = self._route.handlers.get(call.method)
+        if handler is None:
+            raise MethodNotAllowed(self._route.allow)
+        return handler
+
+    async def _refuse(self, downstream: Downstream, error: Exception) -> None:
+        problem = problem_of(error)
+        await downstream.answer(problem.status, JSON, render(problem, self._route.family), problem.headers)

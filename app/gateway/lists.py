@@ -1,0 +1,109 @@
+"""The catalogue as clients see it: one entry per model, whoever hosts it, filtered by the key's rights."""
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from domain.model_names import DEFAULT_NAMESPACE, CanonicalName, canonical
+from domain.model_table import BackendCondition, BackendState, HostedModel
+from domain.route import ModelIndex
+
+_LISTED: Final = frozenset({BackendCondition.OK, BackendCondition.STALE})
+_VERSION: Final = re.compile(r"\d+(?:\.\d+)*")
+NO_VERSION: Final = "0.0.0"
+
+
+class ListedModel(msgspec.Struct, frozen=True):
+    """One model of the merged catalogue, encoded once per snapshot in both families' shapes."""
+
+    name: CanonicalName
+    modified: datetime
+    native: msgspec.Raw
+    openai: msgspec.Raw
+
+
+class Listing:
+    """The merged lists of one snapshot, newest model first as Ollama sorts them."""
+
+    def __init__(self, index: ModelIndex) -> None:
+        states = [state for state in index.backends if state.condition in _LISTED]
+        listed = (_merge(hosted) for hosted in _by_name(states).values())
+        self.models = tuple(
+            sorted((m for m in listed if m is not None), key=lambda model: model.modified, reverse=True)
+        )
+        self.by_name = {model.name.display: model for model in self.models}
+        self.version = _lowest_version(state.version for state in states)
+
+    def native(self, permit: Callable[[CanonicalName], bool]) -> bytes:
+        """Return the body of `/api/tags`."""
+        return b'{"models":[%b]}' % b",".join(m.native for m in self.models if permit(m.name))
+
+    def openai(self, permit: Callable[[CanonicalName], bool]) -> bytes:
+        """Return the body of `/v1/models`; `data` is a list even when it is empty."""
+        return b'{"object":"list","data":[%b]}' % b",".join(m.openai for m in self.models if permit(m.name))
+
+
+def _by_name(states: Iterable[BackendState]) -> dict[str, list[HostedModel]]:
+    found: dict[str, list[HostedModel]] = {}
+    for state in states:
+        for model in state.models:
+            found.setdefault(model.name, []).append(model)
+    return found
+
+
+def _merge(hosted: list[HostedModel]) -> ListedModel | None:
+    """Make one entry of the same name on several backends.
+
+    The newest one's metadata stand; what all of them can do is what a client may count on, so capabilities are
+    the intersection and the context length is the smallest.
+    """
+    newest = max(hosted, key=lambda model: _modified(model.modified_at))
+    name = canonical(newest.name)
+    if name is None:
+        return None
+    modified = _modified(newest.modified_at)
+    details = dict(newest.details)
+    lengths = [length for m in hosted if isinstance(length := m.details.get("context_length"), int)]
+    if lengths:
+        details["context_length"] = min(lengths)
+    common = set(newest.capabilities).intersection(*(m.capabilities for m in hosted))
+    native: dict[str, object] = {
+        "name": newest.name,
+        "model": newest.name,
+        "modified_at": newest.modified_at,
+        "size": newest.size,
+        "digest": newest.digest,
+        "details": details,
+    }
+    if newest.capabilities:
+        native["capabilities"] = [c for c in newest.capabilities if c in common]
+    openai = {
+        "id": newest.name,
+        "object": "model",
+        "created": int(modified.timestamp()),
+        "owned_by": _namespace(newest.name),
+    }
+    return ListedModel(
+        name, modified, msgspec.Raw(msgspec.json.encode(native)), msgspec.Raw(msgspec.json.encode(openai))
+    )
+
+
+def _modified(text: str) -> datetime:
+    try:
+        return msgspec.convert(text, datetime).astimezone()
+    except (msgspec.ValidationError, ValueError, OverflowError):
+        return datetime.fromtimestamp(0).astimezone()
+
+
+def _namespace(name: str) -> str:
+    parts = name.split("/")
+    return parts[-2] if len(parts) > 1 else DEFAULT_NAMESPACE
+
+
+def _lowest_version(versions: Iterable[str | None]) -> str:
+    """Return the lowest version as dotted integers, because clients compare it number by number."""
+    found = [m.group() for version in versions if version and (m := _VERSION.match(version))]
+    return min(found, key=lambda text: [int(part) for part in text.split(".")], default=NO_VERSION)

@@ -1,0 +1,56 @@
+"""Starting granian: the parent that supervises the app processes."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.http import HTTP1Settings
+
+from app.settings import AppSettings
+
+HEADER_TIMEOUT_MS: Final = 15_000
+"""granian's limit for slow request heads. The same timer ends idle kept-alive connections."""
+HEADER_BUFFER_BYTES: Final = 65_536
+KILL_MARGIN_S: Final = 15
+RESPAWN_INTERVAL_S: Final = 0.5
+
+
+def serve(settings: AppSettings) -> None:
+    """Serve until SIGINT or SIGTERM. Blocks."""
+    shared_metrics: Path | None = None
+    if settings.workers > 1:
+        shared_metrics = Path(tempfile.mkdtemp(prefix="nng-metrics-"))
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared_metrics)
+    try:
+        _granian(settings).serve()
+    finally:
+        if shared_metrics is not None:
+            shutil.rmtree(shared_metrics, ignore_errors=True)
+
+
+def _granian(settings: AppSettings) -> Granian:
+    return Granian(
+        "app.main:create_from_environment",
+        factory=True,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        workers=settings.workers,
+        respawn_failed_workers=True,
+        respawn_interval=RESPAWN_INTERVAL_S,
+        workers_kill_timeout=int(settings.drain_s) + KILL_MARGIN_S,
+        runtime_mode=RuntimeModes.st,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=max(128, settings.max_connections),
+        backpressure=settings.max_connections,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BUFFER_BYTES
+        ),
+        log_access=False,
+    )

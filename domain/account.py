@@ -1,0 +1,155 @@
+"""Stage 6: what a request cost. Counts while the answer is released, then settles the record exactly once."""
+
+import time
+from collections import OrderedDict, deque
+from datetime import UTC, datetime
+from typing import Final
+
+from domain.ports import OpenEntry
+from domain.usage import Admission, Durations, MeasuredUsage, Settlement, UsageOutcome
+
+EVAL_RATE_SAMPLES: Final = 20
+MAX_RATED_MODELS: Final = 10_000
+
+
+class EvalRates:
+    """Tokens per second at which this process saw each model generate: the mean of its last 20 completions."""
+
+    def __init__(self) -> None:
+        self._samples: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, model: str, usage: MeasuredUsage) -> None:
+        """Remember one completed request that reported its evaluation time."""
+        if not usage.tokens_out or not usage.eval_ns:
+            return
+        samples = self._samples.get(model)
+        if samples is None:
+            if len(self._samples) >= MAX_RATED_MODELS:
+                self._samples.popitem(last=False)
+            samples = self._samples[model] = deque(maxlen=EVAL_RATE_SAMPLES)
+        samples.append(usage.tokens_out * 1e9 / usage.eval_ns)
+
+    def tokens_in(self, model: str, seconds: float, *, at_most: int) -> int:
+        """Return how many tokens `model` will have generated in that time; 0 if it was never seen."""
+        samples = self._samples.get(model)
+        if not samples:
+            return 0
+        return min(at_most, int(seconds * sum(samples) / len(samples)))
+
+
+class Tally:
+    """The running account of one admitted request.
+
+    `released` must be called before the bytes that carry the tokens are sent: after a crash the record then
+    never shows less than the client received.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_entry",
+        "_first_release",
+        "_output_cap",
+        "_rates",
+        "_sent_at",
+        "_started",
+        "attempted",
+        "backend",
+        "settlement",
+        "streamed",
+        "tokens_out",
+        "usage",
+    )
+
+    def __init__(
+        self, admission: Admission, entry: OpenEntry, *, started: float, rates: EvalRates, output_cap: int
+    ) -> None:
+        """`started` is monotonic seconds; `output_cap` bounds the estimate of an unseen answer."""
+        self._admission = admission
+        self._entry = entry
+        self._started = started
+        self._rates = rates
+        self._output_cap = output_cap
+        self._first_release = 0.0
+        self._sent_at = 0.0
+        self.attempted: list[str] = []
+        self.backend: str | None = None
+        self.tokens_out = 0
+        self.usage: MeasuredUsage | None = None
+        self.streamed = True
+        self.settlement: Settlement | None = None
+
+    def attempt(self, backend: str) -> None:
+        """Note that the request goes to `backend` now."""
+        self.attempted.append(backend)
+        self.backend = backend
+        self._sent_at = time.monotonic()
+
+    def released(self, tokens: int) -> None:
+        """Note output tokens whose bytes are about to be sent."""
+        if not self._first_release:
+            self._first_release = time.monotonic()
+        if tokens:
+            self.tokens_out += tokens
+            self._entry.progress(self.tokens_out)
+
+    def first_token_s(self) -> float | None:
+        """Seconds from arrival to the first released record."""
+        return self._first_release - self._started if self._first_release else None
+
+    def settle(self, outcome: UsageOutcome) -> Settlement:
+        """Close the record. Later calls return the first settlement."""
+        if self.settlement is None:
+            self.settlement = self._settlement(outcome)
+            self._entry.settle(self.settlement)
+            if outcome is UsageOutcome.COMPLETED and self.usage is not None:
+                self._rates.note(self._admission.model, self.usage)
+        return self.settlement
+
+    def _settlement(self, outcome: UsageOutcome) -> Settlement:
+        tokens_in, tokens_out, estimated = self._charge(outcome)
+        return Settlement(
+            outcome=outcome,
+            ended_at=datetime.now(UTC),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            tokens_cached=None,
+            estimated=estimated,
+            backend=self.backend,
+            attempted_backends=tuple(self.attempted),
+            durations=self._durations(),
+        )
+
+    def _charge(self, outcome: UsageOutcome) -> tuple[int, int, bool]:
+        """Measured where a backend reported it; else what was released, flagged as an estimate."""
+        prompt = self._admission.prompt_tokens_estimate
+        usage = self.usage
+        if usage is not None:
+            if usage.tokens_in is None:
+                return prompt, usage.tokens_out, True
+            return usage.tokens_in, usage.tokens_out, False
+        if outcome is UsageOutcome.COMPLETED:
+            return prompt, self.tokens_out, True
+        if outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT}:
+            if not self.attempted:
+                return 0, 0, False
+            return prompt, self.tokens_out if self.streamed else self._unseen(), True
+        if self.tokens_out:
+            return prompt, self.tokens_out, True
+        return 0, 0, False
+
+    def _unseen(self) -> int:
+        """What a backend will have generated for an answer that nobody waited for."""
+        elapsed = time.monotonic() - self._sent_at
+        return self._rates.tokens_in(self._admission.model, elapsed, at_most=self._output_cap)
+
+    def _durations(self) -> Durations:
+        first = self.first_token_s()
+        measured = self.usage.durations() if self.usage is not None else Durations()
+        return Durations(
+            queue_us=measured.queue_us,
+            load_us=measured.load_us,
+            prompt_us=measured.prompt_us,
+            eval_us=measured.eval_us,
+            first_token_us=None if first is None else int(first * 1e6),
+            total_us=int((time.monotonic() - self._started) * 1e6),
+        )
