@@ -46,7 +46,9 @@ class UpstreamAnswer(Protocol):
 class Upstream(Protocol):
     """HTTP towards one backend."""
 
-    async def post(self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None) -> UpstreamAnswer:
+    async def post(
+        self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None
+    ) -> UpstreamAnswer:
         """Send one JSON POST and return its answer once the head is here.
 
         Raises
@@ -64,6 +66,9 @@ class OpenEntry(Protocol):
 
     def progress(self, tokens_out: int) -> None:
         """Note the output tokens released so far, before the bytes that carry them are sent."""
+
+    def sent_to(self, backend: str) -> None:
+        """Note that an attempt at this backend begins, so that the record of a lost request can name it."""
 
     def settle(self, settlement: Settlement) -> None:
         """Close the record with its single ending. A second call is an error of ours."""
