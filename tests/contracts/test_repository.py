@@ -18,6 +18,7 @@ PAGES = [path for path in tracked() if path.suffix == ".md"]
 _UNFINISHED = re.compile(r"\b(?:" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX"]) + r")\b")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_PATH = re.compile(r"`((?:app|bench|db|docs|domain|ops|tests|worker)(?:/[\w.-]+)+)`")
 _ACTION = re.compile(r"uses:\s*(\S+)(.*)")
 
 
@@ -60,6 +61,13 @@ def test_nothing_is_left_for_later_in_a_comment() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_between_pages_resolve(page: Path) -> None:
     assert _broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != Path("CHANGELOG.md")], ids=str)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    named = set(_PATH.findall(text_of(page)))
+
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("command", ["uv run neuronetz-gateway up --demo", "uv run pytest"])
