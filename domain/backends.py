@@ -9,7 +9,11 @@ import re
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from domain.model_names import canonical
+from domain.model_table import HostedModel
 
 DEFAULT_BACKEND_NAME = "default"
 """Name of the one backend that the `OLLAMA_BASE_URL` family describes."""
@@ -249,3 +253,140 @@ def config_digest(backend: BackendSpec) -> str:
     The token has no part in it: nothing about a secret can be worked out from what is stored.
     """
     return hashlib.sha256(f"{backend.name}\n{backend.base_url}".encode()).hexdigest()[:16]
+
+
+MAX_MODELS = 4096
+"""Models of one backend that are looked at; no real server has a tenth of that."""
+
+_MAX_INT64 = 2**63 - 1
+_MAX_LIST = 64
+_ZERO_TIME = "0001-01-01T00:00:00Z"
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
+
+_ShortText = Annotated[str, msgspec.Meta(max_length=256)]
+_Detail = (
+    _ShortText | int | float | bool | None | Annotated[list[_ShortText], msgspec.Meta(max_length=_MAX_LIST)]
+)
+
+
+class BadAnswer(ValueError):  # noqa: N818 - reads as what happened
+    """A backend answered 200 with something that is not what Ollama says there."""
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Models(msgspec.Struct):
+    models: list[msgspec.Raw] | None
+
+
+class _Tag(msgspec.Struct):
+    name: str
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{0,64}$")] = ""
+    size: Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT64)] = 0
+    modified_at: str = _ZERO_TIME
+    details: msgspec.Raw = msgspec.Raw(b"null")
+    capabilities: msgspec.Raw = msgspec.Raw(b"null")
+    remote_host: str | None = None
+    remote_model: str | None = None
+
+
+class _Loaded(msgspec.Struct):
+    name: str
+
+
+_decode_version = msgspec.json.Decoder(_Version).decode
+_decode_models = msgspec.json.Decoder(_Models).decode
+_decode_tag = msgspec.json.Decoder(_Tag).decode
+_decode_loaded = msgspec.json.Decoder(_Loaded).decode
+_decode_details = msgspec.json.Decoder(
+    Annotated[dict[_ShortText, _Detail], msgspec.Meta(max_length=_MAX_LIST)]
+).decode
+_decode_capabilities = msgspec.json.Decoder(
+    Annotated[list[_ShortText], msgspec.Meta(max_length=_MAX_LIST)]
+).decode
+
+
+def parse_version(body: bytes) -> str | None:
+    """Return what `/api/version` says, None if it says nothing usable."""
+    try:
+        version = _decode_version(body).version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return version if _VERSION.fullmatch(version) else None
+
+
+def parse_tags(body: bytes, *, allow_cloud: bool) -> tuple[HostedModel, ...]:
+    """Return the models of `/api/tags` under their canonical names, each once, in the backend's order.
+
+    An entry that cannot be understood is left out, and so is one that would leave the machine, unless
+    `allow_cloud`: one odd model does not cost the operator a backend.
+
+    Raises
+    ------
+    BadAnswer
+        The answer as a whole is not a list of models.
+    """
+    found: dict[str, HostedModel] = {}
+    for raw in _entries(body):
+        try:
+            tag = _decode_tag(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        name = canonical(tag.name)
+        is_remote = bool(tag.remote_host or tag.remote_model)
+        if name is None or (is_remote and not allow_cloud) or name.display in found:
+            continue
+        found[name.display] = HostedModel(
+            name=name.display,
+            digest=tag.digest,
+            size=tag.size,
+            modified_at=tag.modified_at if _TIME.fullmatch(tag.modified_at) else _ZERO_TIME,
+            details=_details(tag.details),
+            capabilities=_capabilities(tag.capabilities),
+        )
+    return tuple(found.values())
+
+
+def parse_loaded(body: bytes) -> tuple[str, ...]:
+    """Return the canonical names of the models that `/api/ps` says are in memory.
+
+    Raises
+    ------
+    BadAnswer
+        The answer as a whole is not a list of models.
+    """
+    names: dict[str, None] = {}
+    for raw in _entries(body):
+        try:
+            name = canonical(_decode_loaded(raw).name)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        if name is not None:
+            names[name.display] = None
+    return tuple(names)
+
+
+def _entries(body: bytes) -> list[msgspec.Raw]:
+    try:
+        # An empty list is `null` in some releases.
+        models = _decode_models(body).models or []
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BadAnswer from None
+    return models[:MAX_MODELS]
+
+
+def _details(raw: msgspec.Raw) -> dict[str, object]:
+    try:
+        return dict(_decode_details(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _capabilities(raw: msgspec.Raw) -> tuple[str, ...]:
+    try:
+        return tuple(_decode_capabilities(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ()
