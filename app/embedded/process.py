@@ -42,8 +42,8 @@ class Command:
     """How to start one child.
 
     `parent_death_signal` is what the kernel sends it when we die without a word; `stop_signal` asks for an
-    orderly end. `keep_open` are file descriptors the child inherits under the same numbers. Arguments, environment
-    and `stdin` may hold secrets, so no repr shows them.
+    orderly end. `keep_open` are file descriptors the child inherits under the same numbers. Arguments,
+    environment and `stdin` may hold secrets, so no repr shows them.
     """
 
     argv: tuple[str, ...] = field(repr=False)

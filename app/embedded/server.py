@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -47,8 +48,16 @@ class Running:
         self.server.close()
 
 
-def start(server: Server, *, output: int | IO[bytes], preferred_port: int | None = None) -> Running:
+def start(
+    server: Server,
+    *,
+    output: int | IO[bytes],
+    preferred_port: int | None = None,
+    attach: Callable[[subprocess.Popen[bytes]], None] = lambda _child: None,
+) -> Running:
     """Initialise and start a server, and return once it serves clients. Blocks; main thread only.
+
+    `attach` is told of each process as soon as it exists, to read its output.
 
     Raises
     ------
@@ -59,6 +68,7 @@ def start(server: Server, *, output: int | IO[bytes], preferred_port: int | None
     for _ in range(PORT_ATTEMPTS):
         port = ports.pick(preferred_port)
         child = spawn(server.command(port), output=output)
+        attach(child)
         try:
             ready = wait_until_ready(server, child, port)
         except BaseException:
