@@ -1,0 +1,33 @@
+"""End with the parent: a process started by another must not live on when that one is killed."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+_PR_SET_PDEATHSIG = 1
+_LOOK_INTERVAL_S = 0.25
+
+
+def exit_with_parent() -> None:
+    """Arrange that this process is killed within a second after its parent died, however that happened.
+
+    Call it once, from the main thread, as early as possible. Nothing is cleaned up then: whoever wants an
+    orderly end signals the process itself.
+    """
+    starter = multiprocessing.parent_process()
+    parent = os.getppid() if starter is None or starter.pid is None else starter.pid
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The kernel's signal comes when the parent's *thread* ends and only on Linux; looking covers the rest,
+    # a parent that died before the line above included.
+    threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,56 @@
+"""Redis clients with explicit patience: the library's defaults retry for seconds and cut blocking reads."""
+
+from pydantic import SecretStr
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+_HOT_CONNECTIONS = 32
+_PATIENT_CONNECTIONS = 64
+
+# Longer than any blocking read we do (1 s), so that a time-out always means a dead server.
+PATIENT_TIMEOUT_S = 10.0
+_HEALTH_CHECK_INTERVAL_S = 15
+
+
+def connect_hot(url: SecretStr, *, timeout_ms: int) -> Redis:
+    """Return a client for questions that a request waits for. It returns bytes and connects on first use.
+
+    One command, one connection attempt and the wait for a free connection may each take `timeout_ms`. Nothing
+    is tried twice: a repeated script could count twice, and the caller has a policy for the outage.
+    """
+    timeout_s = timeout_ms / 1000
+    return _connect(
+        url, command_s=timeout_s, connect_s=timeout_s, wait_s=timeout_s, connections=_HOT_CONNECTIONS
+    )
+
+
+def connect_patient(url: SecretStr) -> Redis:
+    """Return a client for background work: blocking reads, subscriptions, jobs. It returns bytes.
+
+    Nothing is tried twice: every background loop has its own pause and comes back.
+    """
+    return _connect(
+        url,
+        command_s=PATIENT_TIMEOUT_S,
+        connect_s=2.0,
+        wait_s=PATIENT_TIMEOUT_S,
+        connections=_PATIENT_CONNECTIONS,
+    )
+
+
+def _connect(url: SecretStr, *, command_s: float, connect_s: float, wait_s: float, connections: int) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url.get_secret_value(),
+        max_connections=connections,
+        timeout=wait_s,
+        socket_timeout=command_s,
+        socket_connect_timeout=connect_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=_HEALTH_CHECK_INTERVAL_S,
+        # A handshake of managed services that Redis and Valkey themselves only answer with an error.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        decode_responses=False,
+    )
+    return Redis.from_pool(pool)

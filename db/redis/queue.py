@@ -1,0 +1,115 @@
+"""The job queue: SAQ's Redis queue under our prefix, calm while Redis is away, deaf to what is not a job."""
+
+import asyncio
+import dataclasses
+import time
+from typing import Any, Final
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from saq.job import Job, Status
+from saq.queue.redis import PubSubMultiplexer, RedisQueue
+
+from domain.jobs import JobOrder
+
+QUEUE_NAME: Final = "gateway"
+_JOB_PREFIX: Final = "nng:job:"
+_ABORT_PREFIX: Final = "nng:job-abort:"
+_QUEUE_PREFIX: Final = "nng:queue:"
+
+# Without a pause, SAQ asks an absent Redis again at once and burns a core.
+_PAUSE_S: Final = 1.0
+
+# How long a finished job stays visible in the dashboard.
+_KEEP_S: Final = 600
+
+_log = structlog.get_logger()
+
+
+class GatewayJob(Job):
+    """A job whose keys in Redis carry our prefix."""
+
+    @property
+    def abort_id(self) -> str:
+        """The key that tells a running job to stop."""
+        return f"{_ABORT_PREFIX}{self.key}"
+
+
+class GatewayQueue(RedisQueue):
+    """SAQ's queue with the repairs it needs.
+
+    `turned_at` and `reached_at` are monotonic times in seconds: of the last dequeue that came back at all, and
+    of the last one that Redis answered.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, name=QUEUE_NAME, dump=msgspec.json.encode, load=msgspec.json.decode)
+        self._pubsub = PubSubMultiplexer(redis.pubsub(), prefix=f"{_JOB_PREFIX}{self.name}")
+        self._away = False
+        self.turned_at = time.monotonic()
+        self.reached_at = float("-inf")
+
+    def namespace(self, key: str) -> str:
+        """Return the Redis key of one of the queue's lists."""
+        return f"{_QUEUE_PREFIX}{self.name}:{key}"
+
+    def job_id(self, job_key: str) -> str:
+        """Return the Redis key of a job."""
+        return f"{_JOB_PREFIX}{self.name}:{job_key}"
+
+    def job_key_from_id(self, job_id: str) -> str:
+        """Return the key of a job from its Redis key."""
+        return job_id.removeprefix(self.job_id(""))
+
+    def deserialize(
+        self, payload: dict[str, Any] | str | bytes | None, status: Status | str | None = None
+    ) -> Job | None:
+        """Return the job, None for what is none: a stray value must not stop the sweep of all others."""
+        try:
+            job = super().deserialize(payload, status)
+        except (msgspec.MsgspecError, TypeError, ValueError, KeyError, AttributeError) as exc:
+            _log.warning("job_unreadable", error=type(exc).__name__)
+            return None
+        if job is None:
+            return None
+        return GatewayJob(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)})
+
+    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:  # noqa: ASYNC109 - the signature is the library's
+        """Wait for the next job, up to `timeout` seconds; without Redis, pause and return None."""
+        try:
+            job = await super().dequeue(timeout, poll_interval)
+        except (RedisError, OSError) as exc:
+            self.turned_at = time.monotonic()
+            if not self._away:
+                _log.warning("queue_unreachable", error=type(exc).__name__)
+            self._away = True
+            await asyncio.sleep(_PAUSE_S)
+            return None
+        self.turned_at = self.reached_at = time.monotonic()
+        if self._away:
+            _log.info("queue_reachable_again")
+        self._away = False
+        return job
+
+    async def order(self, order: JobOrder, **arguments: object) -> bool:
+        """Ask for a job; return False if the same one waits or runs already.
+
+        Raises
+        ------
+        redis.exceptions.RedisError, OSError
+            Redis is out of reach. Callers carry on: no correctness hangs on a job.
+        """
+        job = GatewayJob(
+            function=order.name,
+            kwargs=arguments or None,
+            key=order.key,
+            timeout=order.timeout_s,
+            heartbeat=order.heartbeat_s,
+            retries=order.attempts,
+            ttl=_KEEP_S,
+            retry_delay=1.0,
+            retry_backoff=5.0,
+        )
+        return await self.enqueue(job) is not None

@@ -1,0 +1,27 @@
+"""The jobs that processes ask the worker for: stable names, fixed keys and limits. A name is never reused."""
+
+from typing import Final
+
+import msgspec
+
+
+class JobOrder(msgspec.Struct, frozen=True):
+    """One kind of job as it stands in the queue.
+
+    While a job of the same `key` waits or runs, ordering it again does nothing. `timeout_s` bounds one run.
+    `heartbeat_s` is the silence after which its worker counts as dead and the job runs again elsewhere.
+    `attempts` counts all runs, the first included.
+    """
+
+    name: str
+    key: str
+    timeout_s: int
+    heartbeat_s: int
+    attempts: int
+
+
+# The poll ends by its own deadlines, of which the operator may set up to 300 s; this is only the last resort.
+DISCOVERY_POLL: Final = JobOrder(
+    "discovery.poll", key="discovery.poll", timeout_s=360, heartbeat_s=4, attempts=3
+)
+USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=60, heartbeat_s=4, attempts=3)
