@@ -7,6 +7,7 @@ at any instant without a system call. `sync` makes them survive power loss as we
 import fcntl
 import mmap
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -20,16 +21,9 @@ from uuid_utils.compat import uuid7
 from app.gateway.journal import layout
 from app.gateway.journal.layout import JournalDamaged, JournalSize
 from domain.errors import LedgerFull
-from domain.usage import Admission, Settlement
 
 _HEAD_WORD = layout.HEAD_AT // layout.WORD
-_SLOT_WORDS = layout.SLOT_BYTES // layout.WORD
-_CLOSED = memoryview(bytearray()).cast("Q")
 _NS_PER_US = 1000
-
-
-class EntryClosed(RuntimeError):  # noqa: N818 - reads as what happened
-    """A settled request was touched again: a mistake in the caller."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -42,7 +36,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """A journal file this process holds. Not thread-safe, except `sync`.
+    """A journal file this process holds. Not thread-safe, except `sync` and `close`.
 
     Attributes
     ----------
@@ -54,6 +48,8 @@ class Journal:
         The number of the oldest record that is not confirmed; equals `next_number` when there is none.
     head, tail
         The ring positions of those two.
+    words
+        The file as machine words: where an open request's progress is stored.
     """
 
     def __init__(self, fd: int, path: Path, size: JournalSize) -> None:
@@ -61,9 +57,10 @@ class Journal:
         self.size = size
         self.head = self.tail = 0
         self.next_number = self.first_number = 1
-        self._fd = fd
+        self._fd: int | None = fd
+        self._file_lock = threading.Lock()  # a sync may still run when the file is closed
         self._map = mmap.mmap(fd, size.file_bytes)
-        self._words = memoryview(self._map).cast("Q")
+        self.words = memoryview(self._map).cast("Q")
         self._free = list(range(size.slots - 1, -1, -1))
         self._dirty = False
         self._sync_failed = False
@@ -149,30 +146,27 @@ class Journal:
         """Have `on_settled` called after every settled record, in the caller's thread."""
         self._on_settled = on_settled
 
-    def open(self, admission: Admission) -> "Entry":
-        """Open the record of a request that is being let in.
+    def take_slot(self, payload: bytes) -> int:
+        """Open a record whose encoded admission is `payload` and return its slot.
 
         Raises
         ------
         LedgerFull
             No slot is free, the ring could not take every open record, the disk refuses to sync, or the
-            admission is too large for a slot; nothing was written.
+            payload is too large for a slot; nothing was written.
         """
         if self.is_full:
             raise LedgerFull("journal full")
-        payload = layout.encoder.encode(admission)
         if len(payload) > layout.PAYLOAD_MAX:
-            payload = layout.encoder.encode(msgspec.structs.replace(admission, client_request_id=None))
-            if len(payload) > layout.PAYLOAD_MAX:
-                raise LedgerFull("admission too large for a slot")
+            raise LedgerFull("admission too large for a slot")
         slot = self._free.pop()
         at = self.size.slot_at(slot)
         start = at + layout.PAYLOAD_AT
         self._map[start : start + len(payload)] = payload
         layout.SLOT_BODY.pack_into(self._map, at + layout.WORD, 0, 0, 0, len(payload), zlib.crc32(payload))
-        self._words[at // layout.WORD] = layout.SLOT_OPEN
+        self.words[at // layout.WORD] = layout.SLOT_OPEN
         self._dirty = True
-        return Entry(self, self._words, slot, payload)
+        return slot
 
     def open_slots(self) -> list[tuple[int, layout.OpenSlot]]:
         """Return (slot, content) of every open request.
@@ -185,7 +179,7 @@ class Journal:
         found = []
         for slot in range(self.size.slots):
             at = self.size.slot_at(slot)
-            if self._words[at // layout.WORD] != layout.SLOT_FREE:
+            if self.words[at // layout.WORD] != layout.SLOT_FREE:
                 content = layout.unpack_slot(self._map[at : at + layout.SLOT_BYTES])
                 if content is not None:
                     found.append((slot, content))
@@ -208,7 +202,7 @@ class Journal:
         )
         self.head = self.size.after(self.head, len(payload))
         self.next_number = number + 1
-        self._words[_HEAD_WORD] = self.head
+        self.words[_HEAD_WORD] = self.head
         self._dirty = True
 
     def note_attempts(self, slot: int, known_bytes: int, addition: bytes) -> None:
@@ -216,15 +210,15 @@ class Journal:
         at = self.size.slot_at(slot)
         start = at + layout.ATTEMPTS_AT + known_bytes
         self._map[start : start + len(addition)] = addition
-        self._words[at // layout.WORD + layout.ATTEMPTS_LENGTH_WORD] = known_bytes + len(addition)
+        self.words[at // layout.WORD + layout.ATTEMPTS_LENGTH_WORD] = known_bytes + len(addition)
 
     def close_slot(self, slot: int) -> None:
         """Free a slot whose record stands in the ring."""
-        self._words[self.size.slot_at(slot) // layout.WORD] = layout.SLOT_FREE
+        self.words[self.size.slot_at(slot) // layout.WORD] = layout.SLOT_FREE
         self._free.append(slot)
 
-    def settled(self, slot: int, payload: bytes) -> None:
-        """Put a request's ending into the ring, then free its slot."""
+    def settle(self, slot: int, payload: bytes) -> None:
+        """Put the encoded UsageRecord of an open request into the ring, then free its slot."""
         self.append(payload)
         self.close_slot(slot)
         self._on_settled()
@@ -272,18 +266,24 @@ class Journal:
         """
         if not self._dirty and not self._sync_failed and not self.open_count:
             return
-        self._dirty = False
-        try:
-            os.fdatasync(self._fd)
-        except OSError:
-            self._sync_failed = True
-            raise
-        self._sync_failed = False
+        with self._file_lock:
+            if self._fd is None:
+                return
+            self._dirty = False
+            try:
+                os.fdatasync(self._fd)
+            except OSError:
+                self._sync_failed = True
+                raise
+            self._sync_failed = False
 
     def close(self) -> None:
         """Let go of the file, which others may adopt from now on. Entries still open become unusable."""
-        self._unmap()
-        os.close(self._fd)
+        with self._file_lock:
+            fd, self._fd = self._fd, None
+        if fd is not None:
+            self._unmap()
+            os.close(fd)
 
     def discard(self) -> None:
         """Delete the file, whose records must all be confirmed, and let go of it."""
@@ -291,7 +291,7 @@ class Journal:
         self.close()
 
     def _unmap(self) -> None:
-        self._words.release()
+        self.words.release()
         self._map.close()
 
     def _recover(self) -> None:
@@ -314,75 +314,10 @@ class Journal:
                 self.next_number += 1
         finally:
             view.release()
-        if self.head < self._words[_HEAD_WORD]:
-            raise JournalDamaged("ring")
         taken = {slot for slot, _ in self.open_slots()}
         self._free = [slot for slot in self._free if slot not in taken]
-
-
-class Entry:
-    """The record of one running request; implements `domain.ports.OpenEntry`."""
-
-    __slots__ = ("_admission", "_attempts", "_journal", "_opened_ns", "_released", "_slot", "_word", "_words")
-
-    def __init__(self, journal: Journal, words: memoryview, slot: int, admission: bytes) -> None:
-        self._journal = journal
-        self._words = words
-        self._slot = slot
-        self._word = (layout.HEADER_BYTES // layout.WORD) + slot * _SLOT_WORDS
-        self._admission = admission
-        self._attempts = b""
-        self._released = False
-        self._opened_ns = time.monotonic_ns()
-
-    def progress(self, tokens_out: int) -> None:
-        """Note the output tokens released so far, before the bytes that carry them are sent."""
-        try:
-            self._words[self._word + layout.PROGRESS_WORD] = tokens_out
-        except IndexError:
-            raise EntryClosed("progress after the end") from None
-        if not self._released:
-            self._released = True
-            elapsed_us = (time.monotonic_ns() - self._opened_ns) // _NS_PER_US
-            self._words[self._word + layout.FIRST_RELEASE_WORD] = elapsed_us + 1
-
-    def sent_to(self, backend: str) -> None:
-        """Note that an attempt at this backend begins, so that a lost record can name it."""
-        if self._words is _CLOSED:
-            raise EntryClosed("attempt after the end")
-        addition = backend.encode() if not self._attempts else b"\n" + backend.encode()
-        attempts = self._attempts + addition
-        if len(attempts) > layout.ATTEMPTS_MAX:
-            return
-        self._journal.note_attempts(self._slot, len(self._attempts), addition)
-        self._attempts = attempts
-
-    def settle(self, settlement: Settlement) -> None:
-        """Close the record with its single ending.
-
-        Raises
-        ------
-        EntryClosed
-            It was settled before.
-        """
-        if self._words is _CLOSED:
-            raise EntryClosed("settled twice")
-        self._words = _CLOSED
-        self._journal.settled(self._slot, encode_record(self._admission, settlement))
-
-
-def encode_record(admission: bytes, settlement: Settlement) -> bytes:
-    """Return the encoded UsageRecord, shortened to RECORD_MAX by forgetting the earliest attempts."""
-    payload = layout.encoder.encode(layout.SettledBody(msgspec.Raw(admission), settlement))
-    while len(payload) > layout.RECORD_MAX:
-        attempts = settlement.attempted_backends
-        settlement = msgspec.structs.replace(
-            settlement, attempted_backends=attempts[(len(attempts) + 1) // 2 :]
-        )
-        payload = layout.encoder.encode(layout.SettledBody(msgspec.Raw(admission), settlement))
-        if not attempts:
-            raise ValueError("a settlement without attempts is larger than a record may be")
-    return payload
+        if self.head < self.words[_HEAD_WORD] or self.ring_bytes_free < 0:
+            raise JournalDamaged("ring")
 
 
 def _nobody() -> None:

@@ -1,0 +1,1 @@
+"""The jobs: functions of keyword dependencies. `worker/main.py` gives them names, limits and a clock."""
