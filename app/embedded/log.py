@@ -1,12 +1,10 @@
 """One log for all processes: each line says whose it is."""
 
-import subprocess
 import threading
 from typing import IO, TextIO
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92)
 _NAME_WIDTH = 8  # "postgres", the longest of the fixed names
-_TAIL_TIMEOUT_S = 1.0
 
 
 class Log:
@@ -36,24 +34,15 @@ class Log:
             except (OSError, ValueError):  # the reader of our log left; the work goes on
                 return
 
-    def follow(self, name: str, child: subprocess.Popen[bytes]) -> list[threading.Thread]:
-        """Copy a process's output, line by line, until it closes it."""
-        readers = [
-            threading.Thread(target=self._copy, args=(name, source), name=f"log-{name}", daemon=True)
-            for source in (child.stdout, child.stderr)
-            if source is not None
-        ]
-        for reader in readers:
-            reader.start()
-        return readers
+    def follow(self, name: str, source: IO[bytes] | None) -> threading.Thread:
+        """Copy what a process writes there, line by line, until it closes it."""
+        reader = threading.Thread(target=self._copy, args=(name, source), name=f"log-{name}", daemon=True)
+        reader.start()
+        return reader
 
-    def _copy(self, name: str, source: IO[bytes]) -> None:
+    def _copy(self, name: str, source: IO[bytes] | None) -> None:
+        if source is None:
+            return
         with source:
             for raw in source:
                 self.line(name, raw.decode(errors="replace").rstrip("\n"))
-
-
-def finish(readers: list[threading.Thread]) -> None:
-    """Wait a moment for the last words of a process that has ended."""
-    for reader in readers:
-        reader.join(_TAIL_TIMEOUT_S)

@@ -57,11 +57,16 @@ class Command:
 
 
 def spawn(
-    command: Command, *, output: int | IO[bytes], errors: int | IO[bytes] = subprocess.STDOUT
+    command: Command,
+    *,
+    output: int | IO[bytes],
+    errors: int | IO[bytes] = subprocess.STDOUT,
+    converse: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that Ctrl-C in the terminal reaches us alone.
 
-    Call it from the main thread: the kernel sends the parent-death signal when the spawning *thread* ends.
+    With `converse` its standard input stays open for the caller to write to. Call it from the main thread:
+    the kernel sends the parent-death signal when the spawning *thread* ends.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def spawn(
     account = command.account
     child = subprocess.Popen(  # noqa: S603 - our own programs
         command.argv,
-        stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
+        stdin=subprocess.PIPE if converse or command.stdin is not None else subprocess.DEVNULL,
         stdout=output,
         stderr=errors,
         env=dict(command.env),
@@ -108,6 +113,8 @@ def stop(child: subprocess.Popen[bytes], stop_signal: signal.Signals, *, grace_s
 
 def kill(child: subprocess.Popen[bytes]) -> None:
     """End a child and everything it started in its session, at once."""
+    if child.returncode is not None:
+        return  # already collected: the number may belong to somebody else by now
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

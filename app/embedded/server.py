@@ -53,7 +53,7 @@ def start(
     *,
     output: int | IO[bytes],
     preferred_port: int | None = None,
-    attach: Callable[[subprocess.Popen[bytes]], None] = lambda _child: None,
+    attach: Callable[[subprocess.Popen[bytes], Command], None] = lambda _child, _command: None,
 ) -> Running:
     """Initialise and start a server, and return once it serves clients. Blocks; main thread only.
 
@@ -67,8 +67,9 @@ def start(
     server.initialise()
     for _ in range(PORT_ATTEMPTS):
         port = ports.pick(preferred_port)
-        child = spawn(server.command(port), output=output)
-        attach(child)
+        command = server.command(port)
+        child = spawn(command, output=output)
+        attach(child, command)
         try:
             ready = wait_until_ready(server, child, port)
         except BaseException:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,13 +39,6 @@ class Secrets(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "Secrets(***)"
-
-
-class Ports(msgspec.Struct, frozen=True):
-    """Where the servers listened last, so that addresses noted elsewhere stay true while they can."""
-
-    postgres: int | None = None
-    valkey: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +81,17 @@ class StateDirectory:
                 f"{file} cannot be read; restore it, or start with another --state-dir."
             ) from None
 
-    def ports(self) -> Ports:
-        """Return the ports of the last run; none are known after a damage, which only moves the servers."""
-        try:
-            return msgspec.json.decode((self.path / PORTS_FILE).read_bytes(), type=Ports)
-        except (OSError, msgspec.MsgspecError):
-            return Ports()
+    def ports(self) -> dict[str, int]:
+        """Return the ports of the last run by process, so that addresses noted elsewhere can stay true.
 
-    def remember(self, ports: Ports) -> None:
+        None are known at the first start or when the file is damaged, which only moves the servers.
+        """
+        try:
+            return msgspec.json.decode((self.path / PORTS_FILE).read_bytes(), type=dict[str, int])
+        except (OSError, msgspec.MsgspecError):
+            return {}
+
+    def remember(self, ports: Mapping[str, int]) -> None:
         """Keep the ports for the next start."""
         write_private(self.path / PORTS_FILE, msgspec.json.encode(ports))
 
