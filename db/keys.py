@@ -1,0 +1,241 @@
+"""API keys: those of one tenant (or the admins') for operators, and the one look-up that knows no tenant."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from advanced_alchemy.repository import SQLAlchemyAsyncRepository
+from sqlalchemy import ColumnElement, Row, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from db.audit import AuditLog
+from db.tables import ApiKeyTable
+from domain.keys import PepperRing, mint
+from domain.tenants import (
+    Found,
+    IssuedKey,
+    KeyStatus,
+    KeySummary,
+    KeyUnknown,
+    KeyUse,
+    Network,
+    key_rights,
+)
+from domain.values import KeyId, Principal, Rights, Role, TenantId
+
+# One statement, so that the principal and the seq are of one snapshot; the seq is there without a key, too.
+_FIND: Final = text("""
+    SELECT newest.seq, found.*
+    FROM (SELECT COALESCE(max(seq), 0) AS seq FROM revocations) AS newest
+    LEFT JOIN LATERAL (
+        SELECT
+            k.id, k.tenant_id, COALESCE(t.slug, '') AS slug, k.prefix, k.role, k.expires_at, k.pepper_id,
+            ARRAY(SELECT n::text FROM unnest(k.allowed_networks) AS n) AS networks,
+            COALESCE(tl.allow_all_models, false) AS tenant_all, kl.allow_all_models AS key_all,
+            ARRAY(SELECT g.pattern FROM model_grants AS g
+                  WHERE g.tenant_id = k.tenant_id ORDER BY g.pattern) AS tenant_patterns,
+            ARRAY(SELECT g.pattern FROM model_grants AS g
+                  WHERE g.key_id = k.id ORDER BY g.pattern) AS key_patterns
+        FROM api_keys AS k
+        LEFT JOIN tenants AS t ON t.id = k.tenant_id
+        LEFT JOIN tenant_limits AS tl ON tl.tenant_id = k.tenant_id
+        LEFT JOIN key_limits AS kl ON kl.key_id = k.id
+        WHERE k.digest = ANY(CAST(:digests AS bytea[]))
+          AND k.status = 'active' AND (k.expires_at IS NULL OR k.expires_at > now())
+          AND (k.tenant_id IS NULL OR t.status = 'active')
+        LIMIT 1
+    ) AS found ON true
+""")
+
+# A key somebody else is writing is passed over: the time is a hint, and waiting could deadlock.
+_TOUCH: Final = text("""
+    WITH used AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:times AS timestamptz[]),
+            CAST(:pepper_ids AS text[]), CAST(:digests AS bytea[])
+        ) AS u (id, at, pepper_id, digest)
+    ), free AS (
+        SELECT k.id FROM api_keys AS k JOIN used USING (id) FOR NO KEY UPDATE OF k SKIP LOCKED
+    )
+    UPDATE api_keys AS k
+    SET last_used_at = GREATEST(k.last_used_at, used.at),
+        pepper_id = COALESCE(used.pepper_id, k.pepper_id),
+        digest = COALESCE(used.digest, k.digest)
+    FROM used JOIN free USING (id)
+    WHERE k.id = used.id
+""")
+
+_SUMMARY: Final = (
+    ApiKeyTable.id,
+    ApiKeyTable.tenant_id,
+    ApiKeyTable.name,
+    ApiKeyTable.role,
+    ApiKeyTable.prefix,
+    ApiKeyTable.status,
+    ApiKeyTable.created_at,
+    ApiKeyTable.expires_at,
+    ApiKeyTable.allowed_networks,
+    ApiKeyTable.last_used_at,
+)
+
+
+class _Rows(SQLAlchemyAsyncRepository[ApiKeyTable]):
+    model_type = ApiKeyTable
+
+
+class Keys:
+    """The keys of one tenant; of the admins where `tenant_id` is None."""
+
+    def __init__(self, session: AsyncSession, tenant_id: TenantId | None, audit: AuditLog) -> None:
+        self._session = session
+        self._tenant_id = tenant_id
+        self._audit = audit
+        # IS NOT DISTINCT FROM, because NULL is an owner here: the admins.
+        self._mine = ApiKeyTable.tenant_id.is_not_distinct_from(tenant_id)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        peppers: PepperRing,
+        expires_at: datetime | None = None,
+        allowed_networks: Sequence[Network] = (),
+    ) -> IssuedKey:
+        """Mint a key. Its text is in the answer and nowhere else. No networks means any."""
+        role = Role.ADMIN if self._tenant_id is None else Role.INFERENCE
+        minted = mint(role)
+        pepper_id, digest = peppers.mint_digest(minted.reveal())
+        row = await _Rows(session=self._session).add(
+            ApiKeyTable(
+                tenant_id=self._tenant_id,
+                name=name,
+                role=role.value,
+                prefix=minted.prefix,
+                digest=digest,
+                pepper_id=pepper_id,
+                expires_at=expires_at,
+                allowed_networks=list(allowed_networks),
+            )
+        )
+        summary = await self._one(str(row.id))
+        await self._audit.append("key.create", f"key:{summary.id}", after=summary)
+        return IssuedKey(minted, summary)
+
+    async def list(self) -> tuple[KeySummary, ...]:
+        """Return all keys, oldest first, revoked ones too."""
+        found = await self._session.execute(
+            select(*_SUMMARY).where(self._mine).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
+        )
+        return tuple(_summary(row) for row in found)
+
+    async def get(self, reference: str) -> KeySummary:
+        """Return one key by its prefix or id.
+
+        Raises
+        ------
+        KeyUnknown
+            No key of this owner answers to it.
+        """
+        return await self._one(reference)
+
+    async def revoke(self, reference: str) -> KeySummary:
+        """End a key for good, by its prefix or id; every process refuses it within moments.
+
+        Repeating it changes nothing.
+
+        Raises
+        ------
+        KeyUnknown
+            No key of this owner answers to it.
+        """
+        before = await self._one(reference)
+        if before.status is KeyStatus.REVOKED:
+            return before
+        await self._session.execute(
+            update(ApiKeyTable)
+            .where(self._mine, ApiKeyTable.id == before.id)
+            .values(status=KeyStatus.REVOKED)
+            .execution_options(synchronize_session=False)
+        )
+        after = await self._one(reference)
+        await self._audit.append("key.revoke", f"key:{after.id}", before=before, after=after)
+        return after
+
+    async def _one(self, reference: str) -> KeySummary:
+        found = await self._session.execute(select(*_SUMMARY).where(self._mine, key_named(reference)))
+        row = found.first()
+        if row is None:
+            raise KeyUnknown(reference)
+        return _summary(row)
+
+
+class KeyLookup:
+    """The request path's view of keys: by digest, whoever owns it. One statement per call."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def find_by_digest(self, digests: tuple[bytes, ...]) -> Found:
+        """Return the principal of a usable key, and the revocation seq of the same snapshot.
+
+        Usable: active, not expired, of an active tenant or of no tenant (an admin's).
+        """
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(_FIND, {"digests": digests})).one()
+        if row.id is None:
+            return Found(None, row.seq)
+        return Found(_principal(row), row.seq, row.pepper_id)
+
+    async def touch(self, uses: Sequence[KeyUse]) -> None:
+        """Note when keys were last used, and re-digest those an older pepper had proved. Revokes nothing.
+
+        One entry per key. A key that is being written this very moment may be passed over.
+        """
+        async with self._engine.connect() as connection:
+            await connection.execute(
+                _TOUCH,
+                {
+                    "ids": [use.key_id for use in uses],
+                    "times": [use.at for use in uses],
+                    "pepper_ids": [use.redigest[0] if use.redigest else None for use in uses],
+                    "digests": [use.redigest[1] if use.redigest else None for use in uses],
+                },
+            )
+
+
+def key_named(reference: str) -> ColumnElement[bool]:
+    """Return the condition that a key has this id or prefix."""
+    try:
+        return ApiKeyTable.id == UUID(reference)
+    except ValueError:
+        return ApiKeyTable.prefix == reference
+
+
+def _summary(row: Any) -> KeySummary:
+    return KeySummary(
+        id=KeyId(row.id),
+        tenant_id=None if row.tenant_id is None else TenantId(row.tenant_id),
+        name=row.name,
+        role=Role(row.role),
+        prefix=row.prefix,
+        status=row.status,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        allowed_networks=tuple(str(network) for network in row.allowed_networks),
+        last_used_at=row.last_used_at,
+    )
+
+
+def _principal(row: Row[Any]) -> Principal:
+    return Principal(
+        tenant_id=None if row.tenant_id is None else TenantId(row.tenant_id),
+        tenant_slug=row.slug,
+        key_id=KeyId(row.id),
+        key_prefix=row.prefix,
+        role=Role(row.role),
+        tenant_rights=Rights(row.tenant_all, tuple(row.tenant_patterns)),
+        key_rights=key_rights(tuple(row.key_patterns), allow_all_models=row.key_all),
+        expires_at=row.expires_at,
+        allowed_networks=tuple(row.networks),
+    )

@@ -1,0 +1,187 @@
+"""The ledger in Postgres: one row per admitted request, written in batches, summed for operators."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.usage import UsageOutcome, UsageRecord
+from domain.usage_report import UsageGroup, UsageReport, UsageSum
+from domain.values import TenantId
+
+MAX_REPORT_LINES: Final = 10_000
+
+_COLUMNS: Final = """
+    period date, request_id uuid, tenant_id uuid, key_id uuid, model text, model_digest text, api_family text,
+    route text, backend text, attempts smallint, attempted_backends text[], outcome usage_outcome,
+    tokens_in bigint, tokens_out bigint, tokens_cached bigint, estimated boolean,
+    queue_us bigint, load_us bigint, prompt_us bigint, eval_us bigint, first_token_us bigint, total_us bigint,
+    started_at timestamptz, ended_at timestamptz, client_request_id text
+"""
+_NAMES: Final = tuple(column.split()[0] for column in _COLUMNS.split(","))
+_KEY_NAMES: Final = ("period", "request_id")
+
+# One parameter for the whole batch: the driver encodes one text instead of thousands of values, and
+# attempted_backends keeps its own length per row. The WHERE is what makes a repeated batch harmless.
+_INSERT: Final = text(f"""
+    INSERT INTO usage_records ({", ".join(_NAMES)})
+    SELECT {", ".join(_NAMES)} FROM jsonb_to_recordset(CAST(CAST(:rows AS text) AS jsonb)) AS r ({_COLUMNS})
+    ON CONFLICT (period, request_id) DO UPDATE
+    SET {", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in _KEY_NAMES)}
+    WHERE usage_records.outcome = 'lost' AND excluded.outcome <> 'lost'
+""")  # noqa: S608 - column names from this module
+_MAKE_MONTHS: Final = text("SELECT make_usage_partition(month) FROM unnest(CAST(:months AS date[])) AS month")
+
+_LABELS: Final = {
+    UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.subject), s.subject::text)",
+    UsageGroup.KEY: "COALESCE((SELECT k.prefix FROM api_keys AS k WHERE k.id = s.subject), s.subject::text)",
+    UsageGroup.MODEL: "s.subject",
+    UsageGroup.DAY: "s.subject::text",
+    UsageGroup.BACKEND: "COALESCE(s.subject, '')",
+    UsageGroup.OUTCOME: "s.subject::text",
+}
+_SUBJECTS: Final = {
+    UsageGroup.TENANT: "u.tenant_id",
+    UsageGroup.KEY: "u.key_id",
+    UsageGroup.MODEL: "u.model",
+    UsageGroup.DAY: "(u.started_at AT TIME ZONE 'UTC')::date",
+    UsageGroup.BACKEND: "u.backend",
+    UsageGroup.OUTCOME: "u.outcome",
+}
+
+
+class UsageRows:
+    """The table `usage_records`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def insert_batch(self, records: Sequence[UsageRecord]) -> int:
+        """Write a batch in one transaction and return how many rows it changed.
+
+        Safe to repeat: a row that is there stays as it is, except that `lost` gives way to a settled ending,
+        within the batch as well. Months without a partition get one.
+        """
+        settled = _one_ending_each(records)
+        if not settled:
+            return 0
+        rows = msgspec.json.encode([_row(record) for record in settled]).decode()
+        months = sorted({record.admission.period for record in settled})
+        async with self._engine.begin() as connection:
+            await connection.execute(_MAKE_MONTHS, {"months": months})
+            written = await connection.execute(_INSERT, {"rows": rows})
+        return int(written.rowcount)
+
+    async def make_months(self, months: Iterable[date]) -> None:
+        """Make the partitions of these months where they are missing."""
+        async with self._engine.begin() as connection:
+            await connection.execute(_MAKE_MONTHS, {"months": list(months)})
+
+    async def summary(
+        self, group_by: UsageGroup, *, since: datetime, until: datetime, tenant_id: TenantId | None = None
+    ) -> UsageReport:
+        """Return the sums over requests admitted from `since` up to, not including, `until`.
+
+        Parameters
+        ----------
+        group_by
+            What one line stands for.
+        tenant_id
+            Whose requests; None means everybody's, which is for operators.
+        """
+        statement = _summary(group_by, of_one_tenant=tenant_id is not None)
+        values = {
+            "since": since,
+            "until": until,
+            "first_month": since.date().replace(day=1),
+            "last_month": until.date().replace(day=1),
+            "limit": MAX_REPORT_LINES,
+        }
+        if tenant_id is not None:
+            values["tenant_id"] = tenant_id
+        async with self._engine.connect() as connection:
+            found = (await connection.execute(statement, values)).all()
+        lines = [_line(row) for row in found if not row.is_total]
+        return UsageReport(tuple(lines), next(_line(row) for row in found if row.is_total))
+
+
+def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:
+    """Keep one record per request: the first settled one, or the first if all are lost."""
+    kept: dict[tuple[date, Any], UsageRecord] = {}
+    for record in records:
+        key = (record.admission.period, record.admission.request_id)
+        known = kept.get(key)
+        if known is None or known.settlement.outcome is UsageOutcome.LOST is not record.settlement.outcome:
+            kept[key] = record
+    return list(kept.values())
+
+
+def _row(record: UsageRecord) -> dict[str, Any]:
+    admission, settlement = record.admission, record.settlement
+    durations = settlement.durations
+    return {
+        "period": admission.period,
+        "request_id": admission.request_id,
+        "tenant_id": admission.tenant_id,
+        "key_id": admission.key_id,
+        "model": admission.model,
+        "model_digest": admission.model_digest,
+        "api_family": admission.api_family,
+        "route": admission.route,
+        "backend": settlement.backend,
+        "attempts": len(settlement.attempted_backends),
+        "attempted_backends": settlement.attempted_backends,
+        "outcome": settlement.outcome,
+        "tokens_in": settlement.tokens_in,
+        "tokens_out": settlement.tokens_out,
+        "tokens_cached": settlement.tokens_cached,
+        "estimated": settlement.estimated,
+        "queue_us": durations.queue_us,
+        "load_us": durations.load_us,
+        "prompt_us": durations.prompt_us,
+        "eval_us": durations.eval_us,
+        "first_token_us": durations.first_token_us,
+        "total_us": durations.total_us,
+        "started_at": admission.started_at,
+        "ended_at": settlement.ended_at,
+        "client_request_id": admission.client_request_id,
+    }
+
+
+def _summary(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:
+    # The period is the partition key: without it every month would be read. GROUPING SETS adds the total.
+    return text(f"""
+        SELECT CASE WHEN s.is_total THEN 'total' ELSE {_LABELS[group_by]} END AS label, s.*
+        FROM (
+            SELECT {_SUBJECTS[group_by]} AS subject, GROUPING({_SUBJECTS[group_by]}) = 1 AS is_total,
+                count(*) AS requests,
+                COALESCE(sum(u.tokens_in), 0)::bigint AS tokens_in,
+                COALESCE(sum(u.tokens_out), 0)::bigint AS tokens_out,
+                COALESCE(sum(u.tokens_cached), 0)::bigint AS tokens_cached,
+                count(*) FILTER (WHERE u.estimated) AS estimated_requests,
+                COALESCE(sum(COALESCE(u.load_us, 0) + COALESCE(u.prompt_us, 0) + COALESCE(u.eval_us, 0)), 0)
+                    ::bigint AS busy_us
+            FROM usage_records AS u
+            WHERE u.started_at >= :since AND u.started_at < :until
+              AND u.period >= :first_month AND u.period <= :last_month
+              {"AND u.tenant_id = :tenant_id" if of_one_tenant else ""}
+            GROUP BY GROUPING SETS (({_SUBJECTS[group_by]}), ())
+        ) AS s
+        ORDER BY s.is_total DESC, label
+        LIMIT :limit + 1
+    """)  # noqa: S608 - fragments of this module, chosen by an enum
+
+
+def _line(row: Row[Any]) -> UsageSum:
+    return UsageSum(
+        label=row.label,
+        requests=row.requests,
+        tokens_in=row.tokens_in,
+        tokens_out=row.tokens_out,
+        tokens_cached=row.tokens_cached,
+        estimated_requests=row.estimated_requests,
+        busy_us=row.busy_us,
+    )

@@ -1,0 +1,198 @@
+"""The control plane's nouns as values: tenants, keys without their secret, grants, and who changed them."""
+
+import re
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from domain.keys import MintedKey
+from domain.model_names import normal_pattern
+from domain.values import KeyId, Principal, Rights, Role, TenantId
+
+_SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+Network = IPv4Network | IPv6Network
+
+
+class TenantStatus(StrEnum):
+    """Whether a tenant's keys work at all."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class KeyStatus(StrEnum):
+    """Whether a key works; a revoked one never does again."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+
+
+class RevocationScope(StrEnum):
+    """Whose cached rights a revocation makes void: one key's, or those of all keys of a tenant."""
+
+    KEY = "key"
+    TENANT = "tenant"
+
+
+class ControlError(Exception):
+    """A change was refused. The text is one sentence for the operator and holds no secret."""
+
+
+class TenantUnknown(ControlError):  # noqa: N818 - reads as what happened
+    """No tenant has this slug."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"there is no tenant {slug!r}")
+
+
+class SlugTaken(ControlError):  # noqa: N818
+    """Another tenant has this slug."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"there is a tenant {slug!r} already")
+
+
+class SlugInvalid(ControlError):  # noqa: N818
+    """A slug must fit into URLs, log fields and file names."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(
+            f"{slug!r} is no tenant slug: 1 to 63 characters from a-z, 0-9 and -, no - at either end"
+        )
+
+
+class KeyUnknown(ControlError):  # noqa: N818
+    """No key of this tenant answers to this id or prefix."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"there is no key {reference} here")
+
+
+class PatternInvalid(ControlError):  # noqa: N818
+    """A grant needs a model name or a glob that some name could match."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(f"{pattern!r} is no model name or glob")
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who changes something: `name` is like `cli:root` or an admin key's prefix; `address` an IP address."""
+
+    name: str
+    request_id: UUID | None = None
+    address: str | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant. `time_zone` (IANA) decides when its days and months begin."""
+
+    id: TenantId
+    slug: str
+    name: str
+    status: TenantStatus
+    time_zone: str
+    allow_all_models: bool
+    created_at: datetime
+
+
+class KeySummary(msgspec.Struct, frozen=True):
+    """A key as operators see it."""
+
+    id: KeyId
+    tenant_id: TenantId | None
+    name: str
+    role: Role
+    prefix: str
+    status: KeyStatus
+    created_at: datetime
+    expires_at: datetime | None
+    allowed_networks: tuple[str, ...]
+    last_used_at: datetime | None
+
+
+class IssuedKey(msgspec.Struct, frozen=True):
+    """A key just created: the only moment its text exists."""
+
+    minted: MintedKey
+    summary: KeySummary
+
+
+class GrantSummary(msgspec.Struct, frozen=True):
+    """One pattern; `key_id` None means that the whole tenant holds it."""
+
+    pattern: str
+    key_id: KeyId | None
+    created_at: datetime
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the store knows about a digest, and the revocation seq it was true at.
+
+    `pepper_id` names the pepper that proved the key; it differs from the minting one after a rotation.
+    """
+
+    principal: Principal | None
+    seq: int
+    pepper_id: str | None = None
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """That a key was used, and its digest under the minting pepper when another pepper had proved it."""
+
+    key_id: KeyId
+    at: datetime
+    redigest: tuple[str, bytes] | None = None
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """One entry of what caches must forget; `seq` is in the order of commit."""
+
+    seq: int
+    scope: RevocationScope
+    subject_id: UUID
+    at: datetime
+
+
+def checked_slug(slug: str) -> str:
+    """Return the slug.
+
+    Raises
+    ------
+    SlugInvalid
+        It cannot be one.
+    """
+    if not _SLUG.fullmatch(slug):
+        raise SlugInvalid(slug)
+    return slug
+
+
+def checked_pattern(pattern: str) -> str:
+    """Return a model name or glob in its canonical form (`llama3` becomes `llama3:latest`).
+
+    Raises
+    ------
+    PatternInvalid
+        No model could ever match it.
+    """
+    normal = normal_pattern(pattern)
+    if normal is None:
+        raise PatternInvalid(pattern)
+    return normal
+
+
+def key_rights(patterns: tuple[str, ...], *, allow_all_models: bool | None) -> Rights | None:
+    """Return a key's own rights, None where it inherits its tenant's.
+
+    True opens all that the tenant has; otherwise its own grants count, if it has any; without grants NULL
+    inherits and false leaves nothing.
+    """
+    if allow_all_models:
+        return Rights(allow_all_models=True)
+    if patterns or allow_all_models is False:
+        return Rights(patterns=patterns)
+    return None

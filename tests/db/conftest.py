@@ -1,0 +1,60 @@
+"""A migrated database per test, copied from one that was migrated once."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import migrate
+from db.postgres import Database, UnitOfWork, create_engine
+from domain.keys import PepperRing, mint_pepper
+from domain.tenants import Actor
+from tests.support.servers import Databases
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(postgres: Databases) -> str:
+    """Give the address of a database nobody connects to."""
+    url = postgres.create()
+    await migrate.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
+    url = postgres.create(template=migrated_template)
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def database(engine: AsyncEngine) -> Database:
+    return Database(engine)
+
+
+@pytest.fixture
+async def uow(database: Database) -> AsyncIterator[UnitOfWork]:
+    """One unit of work around the whole test."""
+    async with database.unit_of_work(Actor("test")) as unit:
+        yield unit
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Open a bare connection, the way an operator's psql would write."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def peppers() -> PepperRing:
+    return PepperRing.parse(mint_pepper("p1"))
