@@ -1,0 +1,255 @@
+"""One inference request: what the gateway must know of it, and the body that a backend gets instead of it.
+
+Never the client's own top level: it is written anew from known fields. Values the gateway does not police
+travel as the client's exact bytes.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from domain.errors import BadRequest
+from domain.keep_alive import keep_alive_ns
+from domain.routes import FORWARDED_OPTIONS, OPTION_FIELDS, STREAM_OPTION_FIELDS, RouteKind, RouteSpec
+from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
+from domain.values import ApiFamily
+
+_INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """How much a request asks a model to read: characters of text (tools as JSON included) and images.
+
+    `is_empty` means there is nothing to answer: natively that loads the model.
+    """
+
+    chars: int
+    images: int
+    is_empty: bool
+
+
+class ParsedRequest(msgspec.Struct, frozen=True):
+    """One request, read and policed.
+
+    `output_cap` is the positive limit of output tokens the client named, else None. `is_load_only` (which
+    `is_unload` implies) is answered with one JSON object even where the route streams; an unload is never
+    sent upstream. `dropped` counts top-level fields and options that no backend gets.
+    """
+
+    spec: RouteSpec
+    model: str
+    stream: bool
+    wants_usage: bool
+    output_cap: int | None
+    prompt: Prompt
+    is_load_only: bool
+    is_unload: bool
+    dropped: int
+    fields: dict[str, msgspec.Raw]
+    options: dict[str, msgspec.Raw] | None
+
+    def __repr__(self) -> str:
+        """Leave everything out that could hold a prompt."""
+        return f"ParsedRequest(path={self.spec.path!r}, stream={self.stream}, prompt={self.prompt})"
+
+
+def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
+    """Read and police the body of a request to one route.
+
+    Raises
+    ------
+    BadRequest
+        The body cannot be understood in one way only (see `domain.strict_json`), or a field the gateway
+        decides on has a type that Ollama refuses too.
+    """
+    strict = parse_object(body, spec.known)
+    values = strict.values
+    model = values.get("model")
+    if not isinstance(model, str):
+        raise BadRequest("the field 'model' is required and must be a string")
+    prompt = _measure(spec, strict)
+    stream = _flag(values, "stream", default=spec.streams_by_default) if spec.can_stream else False
+    native = spec.family is ApiFamily.NATIVE
+    options, refused_options = _read_options(strict) if native else (None, 0)
+    is_load_only = native and prompt.is_empty
+    fields = {name: raw for name, raw in strict.raw.items() if name in spec.forwarded}
+    return ParsedRequest(
+        spec=spec,
+        model=model,
+        stream=stream and not is_load_only,
+        wants_usage=_wants_usage(values) and stream if not native else False,
+        output_cap=_output_cap(spec, values),
+        prompt=prompt,
+        is_load_only=is_load_only,
+        is_unload=_keep_alive_is_zero(values) and is_load_only and spec.can_stream if native else False,
+        dropped=strict.unknown + refused_options,
+        fields=fields,
+        options=options,
+    )
+
+
+def rebuild(parsed: ParsedRequest, forwarded_model: str, *, output_cap: int | None = None) -> bytes:
+    """Write the body a backend gets.
+
+    Parameters
+    ----------
+    parsed
+        The client's request.
+    forwarded_model
+        How the backend is to read the model name.
+    output_cap
+        Most output tokens the backend may make: lowers what the client named, stands in where it named
+        nothing positive. None leaves the client's word as it is.
+    """
+    spec = parsed.spec
+    fields: dict[str, object] = {**parsed.fields, "model": forwarded_model}
+    if spec.can_stream:
+        fields["stream"] = parsed.stream
+    cap = parsed.output_cap
+    if output_cap is not None:
+        cap = output_cap if cap is None else min(cap, output_cap)
+    if spec.family is ApiFamily.NATIVE:
+        options: dict[str, object] = dict(parsed.options or ())
+        if output_cap is not None and spec.output_cap_field is not None:
+            options[spec.output_cap_field] = cap
+        if options:
+            fields["options"] = options
+        else:
+            fields.pop("options", None)
+    elif spec.output_cap_field is not None:
+        if cap is not None:
+            fields[spec.output_cap_field] = cap
+        if parsed.stream:
+            fields["stream_options"] = _INCLUDE_USAGE
+    return msgspec.json.encode(fields)
+
+
+def _flag(values: Mapping[str, object], name: str, *, default: bool) -> bool:
+    value = values.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequest(f"'{name}' must be true or false")
+    return value
+
+
+def _text(values: Mapping[str, object], name: str) -> str:
+    value = values.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"'{name}' must be a string")
+    return value
+
+
+def _whole_number(values: Mapping[str, object], name: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRequest(f"'{name}' must be a whole number")
+    return value
+
+
+def _object(values: Mapping[str, object], name: str) -> dict[str, object] | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise BadRequest(f"'{name}' must be an object")
+    return value
+
+
+def _read_options(strict: StrictObject) -> tuple[dict[str, msgspec.Raw] | None, int]:
+    """Return the options that travel, as the client's bytes, and how many do not."""
+    options = _object(strict.values, "options")
+    if options is None:
+        return None, 0
+    OPTION_FIELDS.count_unknown(options)
+    kept = {name: raw for name, raw in split_raw(strict.raw["options"]).items() if name in FORWARDED_OPTIONS}
+    return kept, len(options) - len(kept)
+
+
+def _wants_usage(values: Mapping[str, object]) -> bool:
+    options = _object(values, "stream_options")
+    if options is None:
+        return False
+    STREAM_OPTION_FIELDS.count_unknown(options)
+    return _flag(options, "include_usage", default=False)
+
+
+def _keep_alive_is_zero(values: Mapping[str, object]) -> bool:
+    return keep_alive_ns(values.get("keep_alive")) == 0
+
+
+def _output_cap(spec: RouteSpec, values: Mapping[str, object]) -> int | None:
+    if spec.output_cap_field is None:
+        return None
+    if spec.family is ApiFamily.NATIVE:
+        named = (_object(values, "options") or {}).get(spec.output_cap_field)
+        if named is not None and (isinstance(named, bool) or not isinstance(named, int | float)):
+            raise BadRequest(f"the option '{spec.output_cap_field}' must be a number")
+        cap = int(named) if named is not None else 0
+    else:
+        limits = _whole_number(values, spec.output_cap_field), _whole_number(values, "max_completion_tokens")
+        cap = next((limit for limit in limits if limit is not None), 0)
+    return cap if cap > 0 else None
+
+
+def _measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
+    values = strict.values
+    if spec.kind is RouteKind.CHAT:
+        return _measure_chat(spec, strict)
+    if spec.kind is RouteKind.EMBED and "prompt" not in spec.prompt_fields:
+        return _measure_inputs(values.get("input"))
+    chars = sum(len(_text(values, name)) for name in spec.prompt_fields)
+    images = values.get("images") if "images" in spec.forwarded else None
+    return Prompt(chars, len(images) if isinstance(images, list) else 0, is_empty=not values.get("prompt"))
+
+
+def _measure_inputs(inputs: object) -> Prompt:
+    texts = inputs if isinstance(inputs, list) else [inputs] if inputs is not None else []
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRequest("'input' must be a string or a list of strings")
+    return Prompt(sum(map(len, texts)), 0, is_empty=not inputs)
+
+
+def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
+    messages = strict.values.get("messages")
+    if messages is None:
+        messages = []
+    if not isinstance(messages, list):
+        raise BadRequest("'messages' must be a list")
+    if not messages and spec.family is ApiFamily.OPENAI:
+        raise BadRequest("'messages' must hold at least one message")
+    chars = images = 0
+    for message in messages:
+        if not isinstance(message, dict):
+            raise BadRequest("each of 'messages' must be an object")
+        for key, value in message.items():
+            if value.__class__ is str:
+                chars += len(value) if key != "role" else 0
+            elif value:
+                more_chars, more_images = _measure_nested(key, value)
+                chars += more_chars
+                images += more_images
+    if "tools" in strict.raw:
+        chars += len(memoryview(strict.raw["tools"]))
+    return Prompt(chars, images, is_empty=not messages)
+
+
+def _measure_nested(key: str, value: object) -> tuple[int, int]:
+    """Count the characters and images below one key of a message, in whatever case the key is written."""
+    fold = go_fold(key)
+    if fold == "images" and isinstance(value, list):
+        return 0, len(value)
+    if fold == "image_url":
+        return 0, 1
+    if isinstance(value, str):
+        return len(value), 0
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list):
+        pairs = [("", child) for child in value]
+    else:
+        return 0, 0
+    counts = [_measure_nested(child_key, child) for child_key, child in pairs]
+    return sum(chars for chars, _ in counts), sum(images for _, images in counts)

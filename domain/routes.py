@@ -1,0 +1,178 @@
+"""Ollama's inference routes and, field by field, what their requests may carry upstream."""
+
+from enum import Enum, StrEnum
+
+import msgspec
+
+from domain.strict_json import KnownFields
+from domain.values import ApiFamily
+
+
+class RouteKind(StrEnum):
+    """What a route makes, which decides where its prompt and its usage are found."""
+
+    GENERATE = "generate"
+    CHAT = "chat"
+    EMBED = "embed"
+
+
+class FieldAction(Enum):
+    """What happens to a field that Ollama knows.
+
+    forward: travels as the client's exact bytes. withhold: looked at where it matters, never sent; it would
+    change a model that others share, show what the operator configured, or it is written anew by the gateway.
+    """
+
+    FORWARD = "forward"
+    WITHHOLD = "withhold"
+
+
+class RouteSpec(msgspec.Struct, frozen=True):
+    """One inference route.
+
+    `prompt_fields` are top-level texts that reach the model; `output_cap_field` is where Ollama reads the
+    limit of output tokens (inside `options` on native routes), None where nothing is generated.
+    """
+
+    path: str
+    family: ApiFamily
+    kind: RouteKind
+    known: KnownFields
+    forwarded: frozenset[str]
+    prompt_fields: tuple[str, ...]
+    can_stream: bool
+    streams_by_default: bool
+    output_cap_field: str | None
+
+
+_FORWARD, _WITHHOLD = FieldAction.FORWARD, FieldAction.WITHHOLD
+
+OPTION_ACTIONS = {
+    **dict.fromkeys(
+        (
+            "num_keep",
+            "seed",
+            "num_predict",
+            "top_k",
+            "top_p",
+            "min_p",
+            "tfs_z",
+            "typical_p",
+            "repeat_last_n",
+            "temperature",
+            "repeat_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+            "mirostat",
+            "mirostat_tau",
+            "mirostat_eta",
+            "penalize_newline",
+            "stop",
+        ),
+        _FORWARD,
+    ),
+    # Part of how a model is loaded: another value than the loaded one throws the model out for everybody.
+    **dict.fromkeys(
+        ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"),
+        _WITHHOLD,
+    ),
+}
+"""The keys of `options`; the backend matches them exactly, and what is not listed is dropped."""
+
+OPTION_FIELDS = KnownFields(frozenset(OPTION_ACTIONS))
+FORWARDED_OPTIONS = frozenset(name for name, action in OPTION_ACTIONS.items() if action is _FORWARD)
+STREAM_OPTION_FIELDS = KnownFields(frozenset({"include_usage"}))
+
+_EVERY_NATIVE = {"model": _FORWARD, "options": _FORWARD, "keep_alive": _WITHHOLD}
+_EVERY_NATIVE_OUTPUT = {
+    **_EVERY_NATIVE,
+    **dict.fromkeys(("stream", "format", "think", "truncate", "logprobs", "top_logprobs"), _FORWARD),
+    "shift": _WITHHOLD,
+    "_debug_render_only": _WITHHOLD,
+}
+_EVERY_OPENAI_OUTPUT = {
+    **dict.fromkeys(
+        (
+            "model",
+            "stream",
+            "max_tokens",
+            "seed",
+            "stop",
+            "temperature",
+            "top_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "logprobs",
+        ),
+        _FORWARD,
+    ),
+    "stream_options": _WITHHOLD,
+    "max_completion_tokens": _WITHHOLD,
+    "_debug_render_only": _WITHHOLD,
+}
+
+_FIELDS: dict[str, dict[str, FieldAction]] = {
+    "/api/generate": {
+        **_EVERY_NATIVE_OUTPUT,
+        **dict.fromkeys(("prompt", "suffix", "system", "template", "context", "raw", "images"), _FORWARD),
+    },
+    "/api/chat": {**_EVERY_NATIVE_OUTPUT, **dict.fromkeys(("messages", "tools"), _FORWARD)},
+    "/api/embed": {**_EVERY_NATIVE, **dict.fromkeys(("input", "truncate", "dimensions"), _FORWARD)},
+    "/api/embeddings": {**_EVERY_NATIVE, "prompt": _FORWARD},
+    "/v1/chat/completions": {
+        **_EVERY_OPENAI_OUTPUT,
+        **dict.fromkeys(
+            ("messages", "tools", "response_format", "reasoning", "reasoning_effort", "top_logprobs"),
+            _FORWARD,
+        ),
+    },
+    "/v1/completions": {**_EVERY_OPENAI_OUTPUT, "prompt": _FORWARD, "suffix": _FORWARD},
+    "/v1/embeddings": dict.fromkeys(("model", "input", "dimensions", "encoding_format"), _FORWARD),
+}
+
+_KINDS = {
+    "/api/generate": RouteKind.GENERATE,
+    "/api/chat": RouteKind.CHAT,
+    "/api/embed": RouteKind.EMBED,
+    "/api/embeddings": RouteKind.EMBED,
+    "/v1/chat/completions": RouteKind.CHAT,
+    "/v1/completions": RouteKind.GENERATE,
+    "/v1/embeddings": RouteKind.EMBED,
+}
+
+_PROMPT_FIELDS = ("prompt", "suffix", "system", "template")
+
+
+def inference_routes(extra_fields: frozenset[str] = frozenset()) -> dict[str, RouteSpec]:
+    """Return the routes by path.
+
+    Parameters
+    ----------
+    extra_fields
+        Top-level names the operator lets through on every route although this table does not know them. Names
+        the table withholds stay withheld.
+
+    Raises
+    ------
+    ValueError
+        An extra name differs from a known one in case only.
+    """
+    return {path: _route(path, extra_fields) for path in _FIELDS}
+
+
+def _route(path: str, extra_fields: frozenset[str]) -> RouteSpec:
+    actions = dict.fromkeys(extra_fields, _FORWARD) | _FIELDS[path]
+    native = path.startswith("/api/")
+    kind = _KINDS[path]
+    makes_text = kind is not RouteKind.EMBED
+    return RouteSpec(
+        path=path,
+        family=ApiFamily.NATIVE if native else ApiFamily.OPENAI,
+        kind=kind,
+        known=KnownFields(frozenset(actions)),
+        forwarded=frozenset(name for name, action in actions.items() if action is _FORWARD),
+        prompt_fields=tuple(name for name in _PROMPT_FIELDS if name in _FIELDS[path]),
+        can_stream=makes_text,
+        streams_by_default=makes_text and native,
+        output_cap_field=("num_predict" if native else "max_tokens") if makes_text else None,
+    )

@@ -1,0 +1,289 @@
+"""Streamed answers, record by record: what may be relayed, what it cost so far, and how the answer ended.
+
+A record is one NDJSON line or one SSE event. Whole records are released unchanged as they complete; one that
+reports an error is kept back, because no text of a backend's error reaches a tenant.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from typing import Final
+
+import msgspec
+
+from domain.answers import (
+    NATIVE_RECORD,
+    OPENAI_RECORD,
+    UNREADABLE,
+    Echo,
+    OpenAiRecord,
+    error_text,
+    native_usage,
+    openai_usage,
+)
+from domain.model_names import CanonicalName
+from domain.requests import ParsedRequest
+from domain.routes import RouteSpec
+from domain.usage import MeasuredUsage
+from domain.values import ApiFamily
+
+MAX_HELD_BYTES: Final = 256 * 1024
+"""A record longer than this is relayed as it comes: from there on the client may stand inside a record."""
+MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
+"""Ollama's own client refuses longer lines; a generate call's last line can hold a context of megabytes."""
+
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+_EVENT_END_BYTES = 4
+BROKEN_MESSAGE: Final = "the answer broke off before it was complete"
+
+
+class StreamReader(ABC):
+    """Follows one streamed answer.
+
+    Attributes
+    ----------
+    tokens
+        Output tokens in the records released so far: one record of content counts as one.
+    finished
+        The terminator was released; whatever follows it is dropped.
+    failed
+        The backend reported an error, sent what is no record, or a record beyond all bounds. Nothing of that
+        was released, and nothing after it is.
+    failure
+        Which of these, as a constant: `error_record`, `malformed` or `oversize`.
+    error_text
+        The backend's own words, bounded, for operators only.
+    usage
+        What the backend measured, once it said so.
+    overlong
+        The client stands inside a record, so that nothing can be said to it in-band.
+    """
+
+    __slots__ = (
+        "_echo",
+        "_held",
+        "_relayed",
+        "_searched",
+        "error_text",
+        "failed",
+        "failure",
+        "finished",
+        "overlong",
+        "tokens",
+        "usage",
+    )
+
+    def __init__(self, *, echo: Echo | None) -> None:
+        self._echo = echo
+        self._held = bytearray()
+        self._searched = 0
+        self._relayed = 0
+        self.tokens = 0
+        self.finished = False
+        self.failed = False
+        self.failure = ""
+        self.error_text = ""
+        self.overlong = False
+        self.usage: MeasuredUsage | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the answer and return the records that may be sent on."""
+        if self._is_over():
+            return b""
+        if not self._held and self._is_one_record(piece):
+            return self._read(piece)
+        self._held += piece
+        released = []
+        start = 0
+        while not self._is_over():
+            end = self._record_end(max(start, self._searched))
+            if end < 0:
+                break
+            released.append(self._release(bytes(self._held[start:end])))
+            start = self._searched = end
+        del self._held[:start]
+        self._searched = max(0, len(self._held) - _EVENT_END_BYTES)
+        if len(self._held) > MAX_HELD_BYTES and not self._is_over():
+            released.append(self._release_early())
+        return b"".join(released)
+
+    def end(self) -> bytes:
+        """Take the end of the answer: a last record may lack its delimiter. Returns what may be sent on."""
+        rest = bytes(self._held)
+        self._held.clear()
+        if self._is_over() or not rest.strip():
+            return b""
+        return self._release(rest + self._delimiter)
+
+    _delimiter: bytes
+
+    @abstractmethod
+    def _is_one_record(self, piece: bytes) -> bool:
+        """Tell cheaply whether a piece is exactly one record; False may also mean that it is hard to tell."""
+
+    @abstractmethod
+    def _record_end(self, start: int) -> int:
+        """Return where the held record that is searched from `start` ends, delimiter included, or -1."""
+
+    @abstractmethod
+    def _read(self, record: bytes) -> bytes:
+        """Take one whole record into account and return what the client gets of it."""
+
+    def _is_over(self) -> bool:
+        return self.finished or self.failed
+
+    def _release(self, record: bytes) -> bytes:
+        relayed, self._relayed, self.overlong = self._relayed, 0, False
+        released = self._read(record)
+        if not relayed:
+            return released
+        self.overlong = self.failed
+        return b"" if self.failed else record[relayed:]
+
+    def _release_early(self) -> bytes:
+        """Relay the beginning of an overlong record; one that might report an error is held to its end."""
+        if len(self._held) > MAX_RECORD_BYTES:
+            self._fail("oversize")
+            return b""
+        if not self._relayed and b'"error"' in self._held:
+            return b""
+        piece = bytes(self._held[self._relayed :])
+        if not self._relayed and self._echo is not None:
+            piece = self._echo.head(piece)
+        self._relayed = len(self._held)
+        self.overlong = True
+        return piece
+
+    def _fail(self, failure: str, text: str = "") -> bytes:
+        self.failed = True
+        self.failure = failure
+        self.error_text = text
+        return b""
+
+
+class NdjsonReader(StreamReader):
+    """Follows a native answer: it ends with the object that says `done`."""
+
+    __slots__ = ()
+    _delimiter = b"\n"
+
+    def _is_one_record(self, piece: bytes) -> bool:
+        return piece.find(b"\n") == len(piece) - 1
+
+    def _record_end(self, start: int) -> int:
+        return self._held.find(b"\n", start) + 1 or -1
+
+    def _read(self, record: bytes) -> bytes:
+        try:
+            seen = NATIVE_RECORD.decode(record)
+        except UNREADABLE:
+            # Clients parse every line, so a blank one must not reach them.
+            return self._fail("malformed") if record.strip() else b""
+        if seen.error is not None:
+            return self._fail("error_record", error_text(seen.error))
+        if seen.done is None:
+            return self._fail("malformed")
+        if seen.done:
+            self.finished = True
+            self.usage = native_usage(record, counted=self.tokens)
+        else:
+            self.tokens += 1
+        return record if self._echo is None else self._echo.whole(record) + b"\n"
+
+
+class SseReader(StreamReader):
+    """Follows an OpenAI answer: it ends with `[DONE]`, which counts only after a finish reason.
+
+    Usage is always asked for upstream; what of it the client did not ask for is taken out again.
+    """
+
+    __slots__ = ("_finish_seen", "_wants_usage")
+    _delimiter = b"\n\n"
+
+    def __init__(self, *, echo: Echo | None, wants_usage: bool) -> None:
+        super().__init__(echo=echo)
+        self._wants_usage = wants_usage
+        self._finish_seen = False
+
+    def _is_one_record(self, piece: bytes) -> bool:
+        return piece.endswith(b"\n\n") and piece.find(b"\n") == len(piece) - 2
+
+    def _record_end(self, start: int) -> int:
+        end = self._held.find(b"\n\n", start)
+        if self._held.find(b"\r", start, end if end >= 0 else len(self._held)) < 0:
+            return end + 2 if end >= 0 else -1
+        found = _EVENT_END.search(self._held, start)
+        return found.end() if found is not None else -1
+
+    def _read(self, record: bytes) -> bytes:
+        data = _event_data(record)
+        if data is None:
+            return record
+        if data.strip() == b"[DONE]":
+            self.finished = self._finish_seen
+            return record if self.finished else self._fail("malformed")
+        try:
+            chunk = OPENAI_RECORD.decode(data)
+        except UNREADABLE:
+            return self._fail("malformed")
+        if chunk.error is not None:
+            return self._fail("error_record", error_text(chunk.error))
+        return self._read_chunk(chunk, record, data)
+
+    def _read_chunk(self, chunk: OpenAiRecord, record: bytes, data: bytes) -> bytes:
+        hides_usage = chunk.usage and not self._wants_usage
+        if chunk.choices:
+            if chunk.choices[0].finish_reason:
+                self._finish_seen = True
+            else:
+                self.tokens += 1
+        elif chunk.usage:
+            self.usage = openai_usage(chunk.usage)
+            if hides_usage:
+                return b""
+        elif chunk.choices is None:
+            return self._fail("malformed")
+        if hides_usage:
+            record = _without_usage(record, data, bytes(chunk.usage))
+        return record if self._echo is None else self._echoed(record)
+
+    def _echoed(self, record: bytes) -> bytes:
+        """Respell the model in a record; `data` of an event that spans lines is put on one."""
+        data = _event_data(record)
+        return record if data is None or self._echo is None else b"data: %b\n\n" % self._echo.whole(data)
+
+
+def stream_reader(spec: RouteSpec, request: ParsedRequest, name: CanonicalName) -> StreamReader:
+    """Return the reader of a streamed answer to `request`, which was sent upstream under `name`."""
+    echo = Echo(name.forwarded, request.model) if name.needs_echo else None
+    if spec.family is ApiFamily.NATIVE:
+        return NdjsonReader(echo=echo)
+    return SseReader(echo=echo, wants_usage=request.wants_usage)
+
+
+def stream_error(family: ApiFamily, message: str = BROKEN_MESSAGE) -> bytes:
+    """Return the record that ends a stream which cannot be completed, without any terminator of success.
+
+    `message` is ours, never a backend's.
+    """
+    if family is ApiFamily.NATIVE:
+        return msgspec.json.encode({"error": message}) + b"\n"
+    error = {"message": message, "type": "api_error", "param": None, "code": None}
+    return b"data: %b\n\n" % msgspec.json.encode({"error": error})
+
+
+def _event_data(record: bytes) -> bytes | None:
+    """Return the data of an SSE event, None if it has none (comments)."""
+    if record.startswith(b"data:") and record.find(b"\n") == len(record) - 2:
+        return record[5:]
+    lines = [line[5:] for line in record.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+def _without_usage(record: bytes, data: bytes, usage: bytes) -> bytes:
+    """Take the usage out of a chunk; Ollama writes it last, so that cutting the end off is enough."""
+    last_field = b',"usage":%b}\n\n' % usage
+    if record.endswith(last_field):
+        return record[: -len(last_field)] + b"}\n\n"
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    fields.pop("usage", None)
+    return b"data: %b\n\n" % msgspec.json.encode(fields)
