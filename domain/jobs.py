@@ -10,18 +10,15 @@ class JobOrder(msgspec.Struct, frozen=True):
 
     While a job of the same `key` waits or runs, ordering it again does nothing. `timeout_s` bounds one run.
     `heartbeat_s` is the silence after which its worker counts as dead and the job runs again elsewhere.
-    `attempts` counts all runs, the first included.
+    No job is tried again after a failure: its next order is at most a tick away and does the same.
     """
 
     name: str
     key: str
     timeout_s: int
     heartbeat_s: int
-    attempts: int
 
 
 # The poll ends by its own deadlines, of which the operator may set up to 300 s; this is only the last resort.
-DISCOVERY_POLL: Final = JobOrder(
-    "discovery.poll", key="discovery.poll", timeout_s=360, heartbeat_s=4, attempts=3
-)
-USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=60, heartbeat_s=4, attempts=3)
+DISCOVERY_POLL: Final = JobOrder("discovery.poll", key="discovery.poll", timeout_s=360, heartbeat_s=4)
+USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=60, heartbeat_s=4)

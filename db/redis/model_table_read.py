@@ -54,8 +54,8 @@ class ModelTableReader:
     async def changes(self) -> AsyncIterator[AsyncIterator[int]]:
         """Subscribe; the iterator yields the version that each message announces, for ever.
 
-        Each time the subscription stands it also yields the version then current (0 without a table), so that a
-        change made while connecting is not missed.
+        Each time the subscription stands it also yields the version then current (0 without a table), so
+        that a change made while connecting is not missed.
         """
         async with (
             self._subscriber.pubsub() as subscription,

@@ -40,8 +40,8 @@ class GatewayJob(Job):
 class GatewayQueue(RedisQueue):
     """SAQ's queue with the repairs it needs.
 
-    `turned_at` and `reached_at` are monotonic times in seconds: of the last dequeue that came back at all, and
-    of the last one that Redis answered.
+    `turned_at` and `reached_at` are monotonic times in seconds: of the last dequeue that came back at all,
+    and of the last one that Redis answered.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -107,9 +107,7 @@ class GatewayQueue(RedisQueue):
             key=order.key,
             timeout=order.timeout_s,
             heartbeat=order.heartbeat_s,
-            retries=order.attempts,
+            retries=1,
             ttl=_KEEP_S,
-            retry_delay=1.0,
-            retry_backoff=5.0,
         )
         return await self.enqueue(job) is not None

@@ -1,0 +1,143 @@
+"""The worker process, wired: the only place that knows all its parts."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+import structlog
+import uvloop
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.logs import configure_logging
+from db.parent_watch import exit_with_parent
+from db.postgres import create_engine
+from db.redis.connection import connect_patient
+from db.redis.model_table_read import ModelTableReader
+from db.redis.model_table_write import ModelTableWriter
+from db.redis.queue import GatewayQueue
+from db.redis.usage_stream import AccountingStream
+from db.settings import SettingsError
+from db.usage import UsageRows
+from domain.jobs import DISCOVERY_POLL, USAGE_ACCOUNT
+from worker.health import HealthPage
+from worker.job_table import JobSpec, saq_function
+from worker.jobs.discovery import Discovery
+from worker.jobs.usage import account
+from worker.saq_worker import GatewayWorker
+from worker.settings import WorkerSettings
+from worker.ticker import Ticker
+
+# Holders order accounting themselves after each batch; this finds what such an order missed.
+ACCOUNT_INTERVAL_S: Final = 1.0
+
+_log = structlog.get_logger()
+
+
+def run(settings: WorkerSettings) -> None:
+    """Run a worker until it is told to stop. Postgres and Redis may come later than this process.
+
+    Raises
+    ------
+    SettingsError
+        The address of the health page cannot be listened on.
+    """
+    if settings.exit_with_parent:
+        exit_with_parent()
+    configure_logging(level=settings.log_level, log_format=settings.log_format, process="worker")
+    # SAQ logs each failure with its trace, every second of an outage; ours says it once.
+    logging.getLogger("saq").setLevel(logging.CRITICAL)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+
+
+async def serve(settings: WorkerSettings) -> None:
+    """Run a worker in this event loop.
+
+    Raises
+    ------
+    SettingsError
+        The address of the health page cannot be listened on.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        redis = connect_patient(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        engine = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway worker",
+            statement_timeout_s=settings.postgres_timeout_s,
+        )
+        stack.push_async_callback(engine.dispose)
+        discovery = await stack.enter_async_context(open_discovery(settings, redis))
+        queue = GatewayQueue(redis)
+        stack.push_async_callback(queue.disconnect)
+        jobs = job_table(settings, discovery=discovery, engine=engine, redis=redis)
+        page = await _open_health_page(settings, queue)
+        stack.callback(page.close)
+        await stack.enter_async_context(_ticking(jobs, redis, queue))
+        _log.info(
+            "worker_started",
+            backends=[backend.name for backend in settings.backends()],
+            jobs=[job.order.name for job in jobs],
+            health_port=page.sockets[0].getsockname()[1],
+        )
+        await GatewayWorker(queue, [saq_function(job) for job in jobs]).start()
+    _log.info("worker_stopped")
+
+
+def open_discovery(settings: WorkerSettings, redis: Redis) -> Discovery:
+    """Return the discovery of the configured backends; enter it to have its connections closed."""
+    return Discovery(
+        settings.backends(),
+        reader=ModelTableReader(redis),
+        writer=ModelTableWriter(redis),
+        timeout_s=settings.discovery_timeout_s,
+        stale_s=settings.discovery_stale_s,
+    )
+
+
+def job_table(
+    settings: WorkerSettings, *, discovery: Discovery, engine: AsyncEngine, redis: Redis
+) -> tuple[JobSpec, ...]:
+    """Return every job this process runs."""
+    return (
+        JobSpec(
+            DISCOVERY_POLL,
+            discovery.poll,
+            repeatable="it only looks, and the newer look replaces the older one",
+            every_s=settings.discovery_interval_s,
+        ),
+        JobSpec(
+            USAGE_ACCOUNT,
+            functools.partial(account, stream=AccountingStream(redis), insert=UsageRows(engine).insert_batch),
+            repeatable="rows are keyed by request id, and a batch is confirmed only after its commit",
+            every_s=ACCOUNT_INTERVAL_S,
+        ),
+    )
+
+
+async def _open_health_page(settings: WorkerSettings, queue: GatewayQueue) -> asyncio.Server:
+    try:
+        return await HealthPage(queue).listen(settings.health_host, settings.health_port)
+    except OSError as exc:
+        raise SettingsError(
+            f"GATEWAY_WORKER_HEALTH_HOST and GATEWAY_WORKER_HEALTH_PORT name an address that cannot be"
+            f" listened on: {settings.health_host} port {settings.health_port}."
+        ) from exc
+
+
+@contextlib.asynccontextmanager
+async def _ticking(jobs: Iterable[JobSpec], redis: Redis, queue: GatewayQueue) -> AsyncIterator[None]:
+    ticks = [
+        asyncio.create_task(Ticker(job.order, every_s=job.every_s, redis=redis, queue=queue).run())
+        for job in jobs
+    ]
+    try:
+        yield
+    finally:
+        for tick in ticks:
+            tick.cancel()
+        await asyncio.gather(*ticks, return_exceptions=True)
