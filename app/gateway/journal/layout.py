@@ -182,10 +182,13 @@ def unpack_slot(data: bytes) -> OpenSlot | None:
     Raises
     ------
     JournalDamaged
-        The slot claims to be open but its content is not what was written.
+        The slot is neither free nor what was written into it.
     """
-    if int.from_bytes(data[:WORD], sys.byteorder) != SLOT_OPEN:
+    state = int.from_bytes(data[:WORD], sys.byteorder)
+    if state == SLOT_FREE:
         return None
+    if state != SLOT_OPEN:
+        raise JournalDamaged("slot state")
     tokens_out, first_release, attempts_length, length, checksum = SLOT_BODY.unpack_from(data, WORD)
     payload = bytes(data[PAYLOAD_AT : PAYLOAD_AT + length])
     if length > PAYLOAD_MAX or attempts_length > ATTEMPTS_MAX or checksum != zlib.crc32(payload):
