@@ -3,11 +3,12 @@
 import secrets
 import time
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response, get
 from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 
 from app.metrics import Metrics
@@ -45,7 +46,7 @@ def _status(*, ok: bool) -> Response[dict[str, str]]:
     return Response({"status": "ok" if ok else "unavailable"}, status_code=200 if ok else 503)
 
 
-def health_handlers(probes: Probes) -> list[object]:
+def health_handlers(probes: Probes) -> list[HTTPRouteHandler]:
     """Return the handlers that every process mounts."""
 
     @get("/healthz", operation_id="live", summary="The event loop turns", include_in_schema=False)
@@ -53,18 +54,20 @@ def health_handlers(probes: Probes) -> list[object]:
         return _status(ok=True)
 
     @get("/readyz", operation_id="ready", summary="The process should get traffic", include_in_schema=False)
-    async def ready(exclude: Annotated[str | None, Parameter(query="exclude")] = None) -> Response[dict[str, str]]:
+    async def ready(
+        exclude: Annotated[str | None, Parameter(query="exclude")] = None,
+    ) -> Response[dict[str, str]]:
         readiness = probes.readiness
         return _status(ok=readiness is not None and readiness.ready(without_redis=exclude == "redis"))
 
     return [live, ready]
 
 
-def metrics_handler(metrics: Metrics, *, token: str | None, refresh: Callable[[], None]) -> object:
+def metrics_handler(metrics: Metrics, *, token: str | None, refresh: Callable[[], None]) -> HTTPRouteHandler:
     """Return the handler of `/metrics`. Without the token it is not there, to nobody's knowledge."""
 
     @get("/metrics", operation_id="metrics", include_in_schema=False)
-    async def exposition(request: Request[object, object, object]) -> Response[bytes]:
+    async def exposition(request: Request[Any, Any, Any]) -> Response[bytes]:
         given = request.headers.get("authorization", "")
         if token is None or not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise NotFoundException

@@ -74,7 +74,7 @@ class Metrics:
         if self._multiprocess_dir is None:
             return generate_latest(self.registry)
         shared = CollectorRegistry(auto_describe=False)
-        MultiProcessCollector(shared, path=self._multiprocess_dir)
+        MultiProcessCollector(shared, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
 
 

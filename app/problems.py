@@ -26,7 +26,9 @@ from domain.values import ApiFamily
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-UNAUTHENTICATED = "A valid API key is required. Send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
+UNAUTHENTICATED = (
+    "A valid API key is required. Send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
+)
 FORBIDDEN = "The model or operation is not available to this key."
 UNKNOWN_PATH = "There is nothing at this path."
 METHOD_NOT_ALLOWED = "This path does not support that method; the Allow header lists those it does."
@@ -80,7 +82,9 @@ _TABLE: dict[type[GatewayError], Callable[..., Problem]] = {
     NoCandidate: lambda error: Problem(
         503, NO_CANDIDATE, "api_error", None, _retry_after(error.retry_after_s)
     ),
-    Unavailable: lambda error: Problem(503, UNAVAILABLE, "api_error", None, _retry_after(error.retry_after_s)),
+    Unavailable: lambda error: Problem(
+        503, UNAVAILABLE, "api_error", None, _retry_after(error.retry_after_s)
+    ),
 }
 
 

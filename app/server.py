@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from granian import Granian
+from granian.server.mp import MPServer
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
 
@@ -32,8 +32,8 @@ def serve(settings: AppSettings) -> None:
             shutil.rmtree(shared_metrics, ignore_errors=True)
 
 
-def _granian(settings: AppSettings) -> Granian:
-    return Granian(
+def _granian(settings: AppSettings) -> MPServer:
+    return MPServer(
         "app.main:create_from_environment",
         factory=True,
         address=settings.host,

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from db.settings import SharedSettings, load_settings, split_commas
+from domain.backends import BackendSpec
 from domain.keys import PepperRing
 
 _MIB = 1_048_576
@@ -143,6 +144,15 @@ class RelaySettings(SharedSettings):
 class AppSettings(HttpSettings, RelaySettings):
     """Everything the HTTP process reads."""
 
+    def deadlines_of(self, backend: BackendSpec) -> "BackendDeadlines":
+        """Return the deadlines in force for one backend."""
+        own = backend.deadlines
+        return BackendDeadlines(
+            connect_s=self.connect_timeout_s if own.connect_s is None else own.connect_s,
+            first_byte_s=self.first_byte_timeout_s if own.first_byte_s is None else own.first_byte_s,
+            idle_s=self.idle_timeout_s if own.idle_s is None else own.idle_s,
+        )
+
     @model_validator(mode="after")
     def _check_deadlines(self) -> Self:
         if self.first_byte_timeout_s < self.connect_timeout_s:
@@ -150,6 +160,14 @@ class AppSettings(HttpSettings, RelaySettings):
                 "GATEWAY_FIRST_BYTE_TIMEOUT_SECONDS must not be shorter than GATEWAY_CONNECT_TIMEOUT_SECONDS"
             )
         return self
+
+
+class BackendDeadlines(NamedTuple):
+    """How long one backend may take, in seconds: its own word, else the process's."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
 
 
 def load_app_settings(environ: Mapping[str, str]) -> AppSettings:

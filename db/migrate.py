@@ -25,8 +25,7 @@ from db.tables import Base
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "alembic_version"
 LOCK: Final = int.from_bytes(b"nng_migr")
-LOCK_TIMEOUT_S: Final = 5
-"""How long a migration may wait for a table in use before it gives way to the traffic."""
+LOCK_TIMEOUT_S: Final = 5.0
 
 _PARTITION: Final = re.compile(r"usage_records_\d{4}_\d{2}")
 
@@ -35,17 +34,19 @@ class MigrationRefused(Exception):  # noqa: N818 - reads as what happened
     """The database was left alone. The text is one sentence for the operator."""
 
 
-async def upgrade(dsn: str, *, revision: str = "head", scripts: Path = SCRIPTS) -> str:
+async def upgrade(dsn: str, *, scripts: Path = SCRIPTS, lock_timeout_s: float = LOCK_TIMEOUT_S) -> str:
     """Apply every missing migration and return the revision reached.
+
+    `lock_timeout_s` is how long a migration may wait for a table in use before it gives way to the traffic.
 
     Raises
     ------
     MigrationRefused
         The database is ahead of this release, or belongs to something else.
     """
-    async with _locked(dsn) as (engine, connection):
+    async with _locked(dsn, lock_timeout_s) as (engine, connection):
         await connection.run_sync(_refuse_foreign, scripts)
-        await connection.run_sync(_run, engine, scripts, lambda config: command.upgrade(config, revision))
+        await connection.run_sync(_run, engine, scripts, lambda config: command.upgrade(config, "head"))
         return await connection.run_sync(_revision) or "base"
 
 
@@ -108,11 +109,13 @@ async def _connected(dsn: str) -> AsyncIterator[tuple[AsyncEngine, AsyncConnecti
 
 
 @asynccontextmanager
-async def _locked(dsn: str) -> AsyncIterator[tuple[AsyncEngine, AsyncConnection]]:
+async def _locked(
+    dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S
+) -> AsyncIterator[tuple[AsyncEngine, AsyncConnection]]:
     """Hold the migration lock; closing the connection releases it, also when we are killed."""
     async with _connected(dsn) as (engine, connection):
         await connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
-        await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+        await connection.exec_driver_sql(f"SET lock_timeout = '{lock_timeout_s}s'")
         await connection.commit()
         yield engine, connection
 

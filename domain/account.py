@@ -63,7 +63,7 @@ class Tally:
     def __init__(
         self, admission: Admission, entry: OpenEntry, *, started: float, rates: EvalRates, output_cap: int
     ) -> None:
-        """`started` is monotonic seconds; `output_cap` bounds the estimate of an unseen answer."""
+        """Take monotonic seconds as `started`; `output_cap` bounds the estimate of an unseen answer."""
         self._admission = admission
         self._entry = entry
         self._started = started
@@ -82,6 +82,7 @@ class Tally:
         """Note that the request goes to `backend` now."""
         self.attempted.append(backend)
         self.backend = backend
+        self._entry.sent_to(backend)
         self._sent_at = time.monotonic()
 
     def released(self, tokens: int) -> None:
@@ -120,25 +121,28 @@ class Tally:
         )
 
     def _charge(self, outcome: UsageOutcome) -> tuple[int, int, bool]:
-        """Measured where a backend reported it; else what was released, flagged as an estimate."""
+        """Return tokens in, tokens out, and whether they are an estimate.
+
+        Measured where a backend reported it, else what was released. A request that cost nothing visible
+        (refused, or failed before its first record) is charged nothing.
+        """
         prompt = self._admission.prompt_tokens_estimate
-        usage = self.usage
-        if usage is not None:
-            if usage.tokens_in is None:
-                return prompt, usage.tokens_out, True
-            return usage.tokens_in, usage.tokens_out, False
-        if outcome is UsageOutcome.COMPLETED:
-            return prompt, self.tokens_out, True
-        if outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT}:
-            if not self.attempted:
-                return 0, 0, False
-            return prompt, self.tokens_out if self.streamed else self._unseen(), True
-        if self.tokens_out:
+        if self.usage is not None:
+            unknown = self.usage.tokens_in is None
+            return (
+                (prompt if self.usage.tokens_in is None else self.usage.tokens_in),
+                self.usage.tokens_out,
+                unknown,
+            )
+        left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and bool(self.attempted)
+        if left_early and not self.streamed:
+            return prompt, self._unseen(), True
+        if left_early or self.tokens_out or outcome is UsageOutcome.COMPLETED:
             return prompt, self.tokens_out, True
         return 0, 0, False
 
     def _unseen(self) -> int:
-        """What a backend will have generated for an answer that nobody waited for."""
+        """Return what a backend will have generated for an answer that nobody waited for."""
         elapsed = time.monotonic() - self._sent_at
         return self._rates.tokens_in(self._admission.model, elapsed, at_most=self._output_cap)
 

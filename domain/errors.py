@@ -110,13 +110,14 @@ class UpstreamFailed(Exception):  # noqa: N818
     """One failed attempt at one backend.
 
     `kind` is a constant such as `connect_refused`, `first_byte_timeout`, `closed`, `protocol`, `oversize`.
-    The text of the cause may go to operator logs, never to a tenant.
+    `detail` is bounded text of the backend for operator logs; a tenant never sees it.
     """
 
-    def __init__(self, kind: str, sent: Sent) -> None:
+    def __init__(self, kind: str, sent: Sent, detail: str = "") -> None:
         super().__init__(kind)
         self.kind = kind
         self.sent = sent
+        self.detail = detail
 
 
 class LedgerFull(Exception):  # noqa: N818

@@ -30,6 +30,9 @@ _NAMESPACE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,79}", re.ASCII)
 _PART = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}", re.ASCII)
 _SCHEMES = ("", "http", "https")
 
+_AT_MOST_NAMESPACE = r"(?!.*/.*/)"
+_NO_NAMESPACE = r"(?!.*/)"
+
 
 class CanonicalName(msgspec.Struct, frozen=True):
     """One model name, understood.
@@ -131,8 +134,6 @@ def normal_pattern(text: str) -> str | None:
     if "*" not in text and "?" not in text:
         name = canonical(text)
         return name.display if name is not None else None
-    for prefix in (f"{DEFAULT_HOST}/", f"{DEFAULT_NAMESPACE}/"):
-        text = text.removeprefix(prefix)
     return text if re.fullmatch(r"[a-z0-9_.:/*?-]+", text) else None
 
 
@@ -184,10 +185,16 @@ class ModelRights:
 
 
 def _compile_glob(pattern: str) -> re.Pattern[str]:
+    """Compile a glob for display forms, which lack the default host and namespace a glob may spell out."""
+    within = ""
+    if pattern.startswith(f"{DEFAULT_HOST}/"):
+        pattern, within = pattern.removeprefix(f"{DEFAULT_HOST}/"), _AT_MOST_NAMESPACE
+    if pattern.startswith(f"{DEFAULT_NAMESPACE}/"):
+        pattern, within = pattern.removeprefix(f"{DEFAULT_NAMESPACE}/"), _NO_NAMESPACE
     expression = _glob_expression(pattern)
     if ":" not in pattern.rpartition("/")[2]:
         expression = f"(?:{expression}|{_glob_expression(f'{pattern}:{DEFAULT_TAG}')})"
-    return re.compile(expression)
+    return re.compile(within + expression)
 
 
 def _glob_expression(pattern: str) -> str:

@@ -77,7 +77,7 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         spec=spec,
         model=model,
         stream=stream and not is_load_only,
-        wants_usage=_wants_usage(values) and stream if not native else False,
+        wants_usage=_wants_usage(values) and stream if spec.can_stream and not native else False,
         output_cap=_output_cap(spec, values),
         prompt=prompt,
         is_load_only=is_load_only,

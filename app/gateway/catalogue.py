@@ -87,7 +87,9 @@ class Catalogue:
             await step()
         except Exception as exc:  # noqa: BLE001 - whatever Redis or a broken value raises, the old table serves on
             if not self._failing:
-                _log.warning("model_table_unreadable", error=type(exc).__name__, version=self.index.table.version)
+                _log.warning(
+                    "model_table_unreadable", error=type(exc).__name__, version=self.index.table.version
+                )
             self._failing = True
 
     async def refresh(self) -> None:
@@ -106,7 +108,9 @@ class Catalogue:
     def _use(self, table: ModelTable) -> None:
         self.index = ModelIndex(table, self._config_digests)
         self.has_table = True
-        self._cooldown.polled({s.name: s.last_ok_at for s in table.backends if s.condition is BackendCondition.OK})
+        self._cooldown.polled(
+            {s.name: s.last_ok_at for s in table.backends if s.condition is BackendCondition.OK}
+        )
         if self.index.ignored != self._ignored:
             self._ignored = self.index.ignored
             _log.warning("model_table_names_other_backends", backends=self._ignored)

@@ -1,5 +1,6 @@
 """Backends that this process leaves out for a moment after a failure."""
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final
@@ -16,7 +17,7 @@ class Cooldown:
     `now` is monotonic seconds.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._until: dict[str, float] = {}
         self._late: dict[str, list[float]] = {}

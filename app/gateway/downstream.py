@@ -59,7 +59,9 @@ class Downstream:
         await self._send(event)
         self.writing_since = 0.0
 
-    async def answer(self, status: int, content_type: bytes, body: bytes, extra: Iterable[Header] = ()) -> None:
+    async def answer(
+        self, status: int, content_type: bytes, body: bytes, extra: Iterable[Header] = ()
+    ) -> None:
         """Send a whole response at once."""
         await self.start(status, content_type, ((b"content-length", b"%d" % len(body)), *extra))
         await self.finish(body)

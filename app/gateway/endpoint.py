@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
 from app.gateway.access_log import AccessLog, AccessNote
@@ -67,9 +68,9 @@ class Endpoint:
         self._metrics = RouteMetrics(metrics, route.template)
         self._access_log = access_log
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":  # Litestar types an ASGI route's scope as either kind
+        if scope["type"] != ScopeType.HTTP:  # Litestar types an ASGI route's scope as either kind
             return
         client = scope["client"]
         call = Call(
@@ -89,7 +90,9 @@ class Endpoint:
         except ClientLeft:
             downstream.status = CLIENT_CLOSED_STATUS
         except Exception as fault:
-            _log.exception("request_failed", request_id=call.request_id_text.decode(), route=self._route.template)
+            _log.exception(
+                "request_failed", request_id=call.request_id_text.decode(), route=self._route.template
+            )
             if downstream.started:
                 raise
             await self._refuse(downstream, fault)

@@ -96,13 +96,14 @@ class KeyRing:
         if shared is not None and shared.seq >= self._revocations.seq and shared.principal is not None:
             self._remember(digest, shared.principal)
             return shared.principal
+        found = await self._read(digests)
         for _ in range(_MAX_READS):
-            found = await self._read(digests)
             if found.seq >= self._revocations.seq:
                 self._remember(digest, found.principal)
                 if found.principal is not None:
                     await self._shared.put(digest, found.principal, found.seq)
                 return found.principal
+            found = await self._read(digests)
         # Revocations arrive faster than we can read: the last read is still true, only not worth keeping.
         return found.principal
 

@@ -24,6 +24,11 @@ class ListedModel(msgspec.Struct, frozen=True):
     native: msgspec.Raw
     openai: msgspec.Raw
 
+    def openai_as(self, requested: str) -> bytes:
+        """Return the OpenAI entry under the spelling that a client asked for."""
+        entry = msgspec.json.decode(self.openai, type=dict[str, msgspec.Raw])
+        return msgspec.json.encode({**entry, "id": requested})
+
 
 class Listing:
     """The merged lists of one snapshot, newest model first as Ollama sorts them."""

@@ -60,8 +60,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_complete", "_failure", "_first_byte_s", "_framing", "_head_bytes", "_header_count", "_held_bytes",
-        "_idle_s", "_in_use", "_interims", "_loop", "_owner", "_parser", "_paused", "_pieces", "_refusal",
-        "_reusable", "_transport", "_until_eof", "_waiter", "alive", "deadline", "head_complete", "headers",
+        "_idle_s", "_in_use", "_interims", "_loop", "_overtaken", "_owner", "_parser", "_paused", "_pieces",
+        "_refusal", "_reusable", "_transport", "_until_eof", "_waiter", "alive", "deadline", "head_complete", "headers",
         "reused", "status",
     )  # fmt: skip
 
@@ -92,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._failure: tuple[str, BaseException | None] | None = None
         self._refusal = "protocol"
+        self._overtaken = False
         self._reusable = False
         self._until_eof = False
         self._head_bytes = 0
@@ -313,7 +314,7 @@ class Connection(asyncio.Protocol):
             coding is None and b"content-length" not in self.headers and status not in _BODILESS_STATUSES
         )
         # An answer that overtakes its request leaves the rest of that body on the wire, before the next one.
-        self._reusable = self._parser.should_keep_alive() and self._transport.get_write_buffer_size() == 0
+        self._overtaken = self._transport.get_write_buffer_size() > 0
         self.head_complete = True
 
     def on_body(self, data: bytes) -> None:
@@ -325,6 +326,8 @@ class Connection(asyncio.Protocol):
         """Note that the response is here as a whole; an interim one does not count."""
         if self.head_complete:
             self._complete = True
+            # Asked only now: the parser heeds `Connection: close` in a trailer too, and then takes no more input.
+            self._reusable = self._parser.should_keep_alive() and not self._overtaken
 
 
 def _kind_of(exc: Exception | None) -> str:

@@ -11,6 +11,9 @@ from urllib.parse import SplitResult, urlsplit
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+_LONGEST_HOST = 254  # with the final dot
 _PATH = re.compile(r"(/[!-~]*)?")
 
 # Framing and routing belong to this module alone: with a configured copy, two readers could disagree.
@@ -76,8 +79,9 @@ def parse_origin(base_url: str) -> Origin:
 
 def _checked_host(parts: SplitResult) -> str:
     host = parts.hostname or ""
-    if not re.fullmatch(r"[a-z0-9._:%-]+", host):
-        raise ValueError("base_url needs a host name in ASCII (punycode for others)")
+    is_name = len(host) <= _LONGEST_HOST and _HOST_NAME.fullmatch(host)
+    if not is_name and _literal_address(host, 0) is None:
+        raise ValueError("base_url needs a valid host name in ASCII (punycode for others)")
     return host
 
 
@@ -89,7 +93,7 @@ def _literal_address(host: str, port: int) -> Address | None:
     if isinstance(address, ipaddress.IPv4Address):
         return (socket.AF_INET, (host, port))
     if address.scope_id is not None:
-        return None  # a zone name needs the resolver
+        return None  # a zone means something on this machine only, and may not stand in a Host header
     return (socket.AF_INET6, (host, port, 0, 0))
 
 

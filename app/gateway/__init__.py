@@ -1,0 +1,1 @@
+"""The data plane: tenant requests from the first header to the last byte."""

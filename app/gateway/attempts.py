@@ -1,0 +1,240 @@
+"""Trying candidates until one has produced something good. Nothing has reached the client yet.
+
+A candidate's answer counts as good once its status is right and its first record, or its whole unstreamed body
+up to a bound, is here and is no error. Until then the next candidate may take over; nothing is lost but time.
+"""
+
+from typing import Final
+
+import msgspec
+import structlog
+
+from app.gateway.gateway import Gateway
+from domain.account import Tally
+from domain.answers import Echo, read_whole
+from domain.errors import (
+    ModelForbidden,
+    NoCandidate,
+    RejectedUpstream,
+    Sent,
+    UpstreamExhausted,
+    UpstreamFailed,
+)
+from domain.model_names import CanonicalName
+from domain.ollama import Verdict, VerdictKind, classify, classify_error_record
+from domain.ports import UpstreamAnswer
+from domain.requests import ParsedRequest
+from domain.route import Candidate, rank
+from domain.routes import RouteSpec
+from domain.streams import StreamReader, stream_reader
+from domain.usage import MeasuredUsage
+
+HELD_BODY_BYTES: Final = 1024 * 1024
+"""An unstreamed answer is held back this far, so that failover stays possible."""
+ERROR_BODY_BYTES: Final = 64 * 1024
+OK: Final = 200
+BUSY_RETRY_AFTER_S: Final = 5
+SERVER_ERRORS_BEFORE_STOP: Final = 2
+"""A request that made two different backends answer 500 is taken for poison and not sent to a third."""
+
+_log = structlog.get_logger()
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What is sent to whichever backend answers."""
+
+    spec: RouteSpec
+    request: ParsedRequest
+    name: CanonicalName
+    path: bytes
+    body: bytes
+    candidates: tuple[Candidate, ...]
+    request_id: bytes
+    traceparent: bytes | None
+
+    @property
+    def echo(self) -> Echo | None:
+        """What gives the client its own spelling of the model name back, None if the backend's is the same."""
+        return Echo(self.name.forwarded, self.request.model) if self.name.needs_echo else None
+
+
+class Opened:
+    """A good answer with what has been read of it: whole records of a stream, or the head of a body.
+
+    `reader` follows a stream and is None for a body; `complete` says that `first` is the whole body, whose
+    measured usage is then known.
+    """
+
+    __slots__ = ("answer", "complete", "first", "reader", "usage")
+
+    def __init__(
+        self,
+        answer: UpstreamAnswer,
+        first: bytes,
+        *,
+        reader: StreamReader | None = None,
+        complete: bool = False,
+        usage: MeasuredUsage | None = None,
+    ) -> None:
+        self.answer = answer
+        self.first = first
+        self.reader = reader
+        self.complete = complete
+        self.usage = usage
+
+
+class _Attempts:
+    """What the failed attempts of one request had in common."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.busy = 0
+        self.missing = 0
+        self.server_errors = 0
+
+    def verdict(self, verdict: Verdict) -> None:
+        if verdict.kind is VerdictKind.BUSY:
+            self.busy += 1
+        elif verdict.kind is VerdictKind.MODEL_MISSING:
+            self.missing += 1
+        elif verdict.kind is VerdictKind.SERVER_ERROR:
+            self.server_errors += 1
+
+    def refusal(self) -> Exception:
+        """Return what the client is told when nobody is left to try."""
+        if self.made and self.missing == self.made:
+            return ModelForbidden()
+        if self.made == self.busy:
+            return NoCandidate(BUSY_RETRY_AFTER_S)
+        return UpstreamExhausted()
+
+
+async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
+    """Return the first good answer in candidate order. The caller closes it.
+
+    Raises
+    ------
+    RejectedUpstream
+        A backend found the request itself at fault.
+    ModelForbidden
+        Every candidate said that it does not have the model.
+    NoCandidate
+        All were busy.
+    UpstreamExhausted
+        Every attempt failed.
+    """
+    attempts = _Attempts()
+    for candidate in rank(order.candidates, gateway.cooldown.cooling()):
+        if attempts.made:
+            gateway.metrics.failovers.labels(tally.attempted[-1]).inc()
+        attempts.made += 1
+        tally.attempt(candidate.backend)
+        try:
+            opened = await _attempt(candidate, order, gateway)
+        except UpstreamFailed as failure:
+            _failed(candidate, order, failure, gateway)
+            continue
+        if isinstance(opened, Opened):
+            gateway.metrics.attempts.labels(candidate.backend, "answered").inc()
+            return opened
+        _refused(candidate, order, opened, gateway)
+        if opened.kind is VerdictKind.CLIENT_FAULT:
+            raise RejectedUpstream(opened.status, opened.message)
+        attempts.verdict(opened)
+        if attempts.server_errors >= SERVER_ERRORS_BEFORE_STOP:
+            break
+    raise attempts.refusal()
+
+
+async def _attempt(candidate: Candidate, order: Order, gateway: Gateway) -> Opened | Verdict:
+    upstream = gateway.upstreams[candidate.backend]
+    answer = await upstream.post(
+        order.path, order.body, request_id=order.request_id, traceparent=order.traceparent
+    )
+    opened: Opened | Verdict | None = None
+    try:
+        if answer.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UpstreamFailed("encoded_body", Sent.HEAD_RECEIVED)
+        content_type = answer.headers.get(b"content-type", b"")
+        verdict = classify(answer.status, await _error_body(answer), content_type, order.spec)
+        if verdict.kind is not VerdictKind.GOOD:
+            opened = verdict
+        elif order.request.stream and not content_type.startswith(b"application/json"):
+            opened = await _open_stream(answer, order)
+        else:
+            opened = await _open_body(answer, order)
+        return opened
+    finally:
+        if not isinstance(opened, Opened):
+            answer.close()
+
+
+async def _error_body(answer: UpstreamAnswer) -> bytes:
+    """Return the head of an error's body: enough to tell the cases apart, whatever its length."""
+    if answer.status == OK:
+        return b""
+    pieces = bytearray()
+    while len(pieces) < ERROR_BODY_BYTES and (piece := await answer.read()):
+        pieces += piece
+    return bytes(pieces[:ERROR_BODY_BYTES])
+
+
+async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict:
+    reader = stream_reader(order.spec, order.request, order.name)
+    while True:
+        piece = await answer.read()
+        records = reader.feed(piece) if piece else reader.end()
+        if reader.failed and not reader.tokens:
+            if reader.failure == "error_record":
+                return classify_error_record(reader.error_text, order.spec)
+            raise UpstreamFailed(reader.failure, Sent.HEAD_RECEIVED, reader.error_text)
+        if records or reader.finished:
+            return Opened(answer, records, reader=reader)
+        if not piece:
+            raise UpstreamFailed("empty_stream", Sent.HEAD_RECEIVED)
+
+
+async def _open_body(answer: UpstreamAnswer, order: Order) -> Opened:
+    held = bytearray()
+    while piece := await answer.read():
+        held += piece
+        if len(held) > HELD_BODY_BYTES:
+            head = bytes(held)
+            return Opened(answer, head if order.echo is None else order.echo.head(head))
+    body = bytes(held)
+    whole = read_whole(order.spec, body)
+    if not whole.complete:
+        raise UpstreamFailed("incomplete_body", Sent.HEAD_RECEIVED, whole.error_text)
+    if order.echo is not None:
+        body = order.echo.whole(body)
+    return Opened(answer, body, complete=True, usage=whole.usage)
+
+
+def _failed(candidate: Candidate, order: Order, failure: UpstreamFailed, gateway: Gateway) -> None:
+    gateway.cooldown.failed(candidate.backend)
+    gateway.request_poll()
+    gateway.metrics.attempts.labels(candidate.backend, "failed").inc()
+    _log.warning(
+        "attempt_failed",
+        request_id=order.request_id.decode(),
+        backend=candidate.backend,
+        kind=failure.kind,
+        sent=failure.sent.name.lower(),
+        detail=failure.detail,
+    )
+
+
+def _refused(candidate: Candidate, order: Order, verdict: Verdict, gateway: Gateway) -> None:
+    if verdict.kind is VerdictKind.MODEL_MISSING:
+        gateway.request_poll()
+    elif verdict.kind is VerdictKind.SERVER_ERROR:
+        gateway.cooldown.failed(candidate.backend)
+    gateway.metrics.attempts.labels(candidate.backend, verdict.kind.value).inc()
+    level = _log.info if verdict.kind is VerdictKind.CLIENT_FAULT else _log.warning
+    level(
+        "attempt_refused",
+        request_id=order.request_id.decode(),
+        backend=candidate.backend,
+        verdict=verdict.kind.value,
+        status=verdict.upstream_status,
+    )

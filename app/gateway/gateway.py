@@ -1,0 +1,130 @@
+"""What the stages of a request work with: built once per process, passed explicitly."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Final
+from uuid import UUID
+
+from app.gateway.call import Call
+from app.gateway.catalogue import Catalogue
+from app.gateway.client_address import TrustedProxies
+from app.gateway.cooldown import Cooldown
+from app.gateway.exchanges import Exchanges
+from app.gateway.journal.ledger import LedgerState
+from app.gateway.lists import Listing
+from app.metrics import Metrics
+from domain.account import EvalRates
+from domain.authenticate import authenticate
+from domain.keys import PepperRing
+from domain.model_names import ModelRights
+from domain.model_table import BackendCondition
+from domain.ports import KeyStore, Ledger, Upstream
+from domain.route import ModelIndex
+from domain.usage import Settlement
+from domain.values import Principal, Role
+
+MAX_COMPILED_RIGHTS: Final = 100_000
+
+
+class Gateway:
+    """The collaborators of the relay, and the three look-ups every route shares."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyStore,
+        peppers: PepperRing,
+        proxies: TrustedProxies,
+        catalogue: Catalogue,
+        upstreams: Mapping[str, Upstream],
+        cooldown: Cooldown,
+        ledger: Ledger,
+        exchanges: Exchanges,
+        metrics: Metrics,
+        request_poll: Callable[[], None],
+        max_body_bytes: int,
+        body_timeout_s: float,
+        default_output_cap: int,
+        ledger_state: Callable[[], LedgerState],
+    ) -> None:
+        self.catalogue = catalogue
+        self.upstreams = upstreams
+        self.cooldown = cooldown
+        self.ledger = ledger
+        self.exchanges = exchanges
+        self.metrics = metrics
+        self.request_poll = request_poll
+        self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        self.default_output_cap = default_output_cap
+        self.rates = EvalRates()
+        self._ledger_state = ledger_state
+        self._keys = keys
+        self._peppers = peppers
+        self._proxies = proxies
+        self._measured_tokens = (
+            metrics.tokens.labels("in", "measured"),
+            metrics.tokens.labels("out", "measured"),
+        )
+        self._estimated_tokens = (
+            metrics.tokens.labels("in", "estimated"),
+            metrics.tokens.labels("out", "estimated"),
+        )
+        self._rights: dict[UUID, tuple[Principal, ModelRights]] = {}
+        self._listing: tuple[ModelIndex, Listing] | None = None
+
+    async def principal(self, call: Call) -> Principal:
+        """Return the tenant principal of a call (stage 1).
+
+        Raises
+        ------
+        Unauthenticated, Unavailable
+            As `domain.authenticate.authenticate` says.
+        """
+        return await authenticate(
+            call.key(),
+            role=Role.INFERENCE,
+            keys=self._keys,
+            peppers=self._peppers,
+            now=datetime.now(UTC),
+            client_address=lambda: self._proxies.client_address(call.peer, call.forwarded_for),
+        )
+
+    def rights(self, principal: Principal) -> ModelRights:
+        """Return the principal's compiled rights; compiled again whenever the principal was read again."""
+        known = self._rights.get(principal.key_id)
+        if known is not None and known[0] is principal:
+            return known[1]
+        if len(self._rights) >= MAX_COMPILED_RIGHTS:
+            self._rights.clear()
+        rights = ModelRights(principal.tenant_rights, principal.key_rights)
+        self._rights[principal.key_id] = (principal, rights)
+        return rights
+
+    def listing(self) -> Listing:
+        """Return the merged lists of the current snapshot."""
+        index = self.catalogue.index
+        if self._listing is None or self._listing[0] is not index:
+            self._listing = (index, Listing(index))
+        return self._listing[1]
+
+    def count_tokens(self, settled: Settlement) -> None:
+        """Add a settled request's tokens to the metrics."""
+        children = self._estimated_tokens if settled.estimated else self._measured_tokens
+        children[0].inc(settled.tokens_in)
+        children[1].inc(settled.tokens_out)
+
+    def refresh_metrics(self) -> None:
+        """Bring the figures up to date that are read rather than counted."""
+        ledger = self._ledger_state()
+        self.metrics.in_flight.set(len(self.exchanges))
+        self.metrics.journal_open.set(ledger.open_records)
+        self.metrics.journal_unconfirmed.set(ledger.unconfirmed_records)
+        self.metrics.model_table_age.set(self.catalogue.age_s())
+        for state in self.catalogue.index.backends:
+            self.metrics.backend_up.labels(state.name).set(state.condition is BackendCondition.OK)
+
+
+def first_of_month(moment: datetime) -> date:
+    """Return the accounting period of a moment: the first day of its month in UTC."""
+    return date(moment.year, moment.month, 1)

@@ -1,0 +1,181 @@
+"""The life of a relayed request. START READING HERE: the stages stand in their order.
+
+authenticate -> authorize -> admit -> route and relay -> account. Everything that may refuse a request does so
+before the first byte has left; everything that must happen afterwards needs no await, so that neither a client
+that leaves nor a process told to stop can lose it.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+
+from litestar.types import Receive
+
+from app.gateway.attempts import Order
+from app.gateway.body import ClientLeft, read_body
+from app.gateway.call import Call
+from app.gateway.downstream import JSON
+from app.gateway.endpoint import Visit
+from app.gateway.exchanges import CutReason, Exchange
+from app.gateway.gateway import Gateway, first_of_month
+from app.gateway.relay import AnswerCut, relay
+from domain.account import Tally
+from domain.authorize import authorize
+from domain.errors import GatewayError, LedgerFull, ModelForbidden, RejectedUpstream, Unavailable
+from domain.ollama import unload_answer
+from domain.requests import ParsedRequest, parse_request, rebuild
+from domain.route import Candidate
+from domain.routes import RouteSpec
+from domain.streams import stream_error
+from domain.usage import Admission, UsageOutcome
+from domain.values import Principal
+
+CHARACTERS_PER_TOKEN = 4
+
+
+async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
+    """Answer one inference request."""
+    call = visit.call
+    principal = await gateway.principal(call)
+    visit.note.tenant = principal.tenant_slug
+    visit.note.key = principal.key_prefix
+    body = await read_body(
+        call, visit.receive, max_bytes=gateway.max_body_bytes, base_timeout_s=gateway.body_timeout_s
+    )
+    request = parse_request(spec, body)
+    visit.metrics.dropped_fields.inc(request.dropped)
+    name, candidates = authorize(
+        request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
+    )
+    visit.note.model = name.display
+    if request.is_unload:
+        await visit.downstream.answer(200, JSON, unload_answer(spec, request.model))
+        return
+    tally = admit(call, principal, request, candidates, gateway=gateway, model=name.display)
+    order = Order(
+        spec=spec,
+        request=request,
+        name=name,
+        path=spec.path.encode(),
+        body=rebuild(request, name.forwarded),
+        candidates=candidates,
+        request_id=call.request_id_text,
+        traceparent=call.traceparent,
+    )
+    try:
+        await exchange(visit, tally, relay(order, visit.downstream, tally, gateway), gateway, order)
+    finally:
+        account(visit, tally, gateway)
+
+
+def admit(
+    call: Call,
+    principal: Principal,
+    request: ParsedRequest,
+    candidates: tuple[Candidate, ...],
+    *,
+    model: str,
+    gateway: Gateway,
+) -> Tally:
+    """Let a request in: from here on it has exactly one record (stage 3).
+
+    Raises
+    ------
+    Unavailable
+        This process is draining, or its journal has no room.
+    """
+    if gateway.exchanges.draining:
+        raise Unavailable("draining")
+    if principal.tenant_id is None:
+        raise ModelForbidden
+    now = datetime.now(UTC)
+    admission = Admission(
+        request_id=call.request_id,
+        period=first_of_month(now),
+        tenant_id=principal.tenant_id,
+        key_id=principal.key_id,
+        model=model,
+        model_digest=candidates[0].model_digest,
+        api_family=request.spec.family,
+        route=request.spec.path,
+        started_at=now,
+        prompt_tokens_estimate=request.prompt.chars // CHARACTERS_PER_TOKEN,
+        client_request_id=call.client_request_id,
+    )
+    try:
+        entry = gateway.ledger.open(admission)
+    except LedgerFull as full:
+        raise Unavailable("journal_full") from full
+    output_cap = request.output_cap or gateway.default_output_cap
+    return Tally(admission, entry, started=call.started, rates=gateway.rates, output_cap=output_cap)
+
+
+async def exchange(
+    visit: Visit, tally: Tally, relaying: Awaitable[None], gateway: Gateway, order: Order
+) -> None:
+    """Run the relay beside a watch on the client, and give every ending its outcome."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine always runs in a task
+    running = Exchange(visit.downstream, task)
+    gateway.exchanges.add(running)
+    watch = asyncio.create_task(watch_client(visit.receive, running))
+    try:
+        await relaying
+    except asyncio.CancelledError:
+        if running.reason is None:
+            tally.settle(UsageOutcome.CUT)
+            raise
+        task.uncancel()
+        await _ended_from_outside(running.reason, visit, tally, order)
+    except RejectedUpstream:
+        tally.settle(UsageOutcome.REJECTED_UPSTREAM)
+        raise
+    except ModelForbidden:
+        tally.settle(UsageOutcome.REJECTED_UPSTREAM)
+        raise
+    except (GatewayError, AnswerCut):
+        tally.settle(UsageOutcome.UPSTREAM_FAILED)
+        raise
+    except BaseException:
+        tally.settle(UsageOutcome.CUT)
+        raise
+    finally:
+        watch.cancel()
+        gateway.exchanges.remove(running)
+
+
+async def watch_client(receive: Receive, running: Exchange) -> None:
+    """Cut the exchange when its client leaves; `send` alone never tells."""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            running.cut(CutReason.CLIENT_GONE)
+            return
+
+
+async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, order: Order) -> None:
+    if reason is not CutReason.DRAINING:
+        tally.settle(UsageOutcome.CLIENT_CLOSED)
+        raise ClientLeft
+    tally.settle(UsageOutcome.CUT)
+    if not visit.downstream.started:
+        raise Unavailable("draining")
+    if not order.request.stream:
+        raise AnswerCut
+    await visit.downstream.finish(stream_error(order.spec.family))
+
+
+def account(visit: Visit, tally: Tally, gateway: Gateway) -> None:
+    """Report the settled request to log and metrics (stage 6; the record itself is already in the journal)."""
+    settled = tally.settle(UsageOutcome.CUT)
+    note = visit.note
+    note.backend = settled.backend or ""
+    note.attempts = len(settled.attempted_backends)
+    note.outcome = settled.outcome.value
+    note.tokens_in = settled.tokens_in
+    note.tokens_out = settled.tokens_out
+    visit.metrics.outcomes[settled.outcome].inc()
+    first_token_s = tally.first_token_s()
+    if first_token_s is not None:
+        visit.metrics.first_token.observe(first_token_s)
+    gateway.count_tokens(settled)

@@ -1,0 +1,181 @@
+"""What lives as long as an app process: opened in order, drained first, closed in reverse."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import FrameType
+from typing import Any, Final, Self
+
+import structlog
+
+from app.gateway.catalogue import Catalogue
+from app.gateway.client_address import TrustedProxies
+from app.gateway.cooldown import Cooldown
+from app.gateway.early_poll import EarlyPoll
+from app.gateway.exchanges import Exchanges
+from app.gateway.gateway import Gateway
+from app.gateway.journal.layout import JournalSize
+from app.gateway.journal.ledger import running_ledger
+from app.gateway.key_ring import KeyRing
+from app.gateway.revocations import RevocationFollower
+from app.gateway.upstream.adapter import BackendUpstream
+from app.health import Probes, Readiness
+from app.metrics import Metrics
+from app.settings import AppSettings
+from db.keys import KeyLookup
+from db.postgres import create_engine
+from db.redis.connection import connect_hot, connect_patient
+from db.redis.key_cache import RedisKeyCache
+from db.redis.model_table_read import ModelTableReader
+from db.redis.queue import GatewayQueue
+from db.redis.usage_stream import HolderStream
+from db.revocations import Revocations
+from domain.backends import build_backend_headers, config_digest
+from domain.jobs import USAGE_ACCOUNT
+from domain.keys import PepperRing
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def running_gateway(
+    settings: AppSettings, *, metrics: Metrics, probes: Probes
+) -> AsyncIterator[Gateway]:
+    """Open everything a relay needs, follow what changes, and on the way out drain and close."""
+    async with AsyncExitStack() as stack:
+        engine = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway app",
+            statement_timeout_s=settings.postgres_timeout_s,
+        )
+        stack.push_async_callback(engine.dispose)
+        hot = connect_hot(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
+        stack.push_async_callback(hot.aclose)
+        patient = connect_patient(settings.redis_url)
+        stack.push_async_callback(patient.aclose)
+        queue = GatewayQueue(patient)
+
+        async def ask_to_account() -> None:
+            await queue.order(USAGE_ACCOUNT)
+
+        ledger = await stack.enter_async_context(
+            running_ledger(
+                settings.journal_dir,
+                stream=HolderStream(patient, max_records=settings.usage_stream_max_records),
+                enqueue=ask_to_account,
+                size=JournalSize.for_ring(settings.journal_bytes),
+            )
+        )
+        sequence = Revocations(engine)
+        revocations = RevocationFollower(latest=sequence.latest_seq, since=sequence.since)
+        keys = KeyRing(
+            find=KeyLookup(engine).find_by_digest, shared=RedisKeyCache(hot), revocations=revocations
+        )
+        cooldown = Cooldown()
+        upstreams = _upstreams(settings)
+        for upstream in upstreams.values():
+            stack.push_async_callback(upstream.aclose)
+        catalogue = Catalogue(
+            reader=ModelTableReader(hot, subscriber=patient),
+            config_digests={backend.name: config_digest(backend) for backend in settings.backends()},
+            cooldown=cooldown,
+        )
+        proxies = TrustedProxies(settings.trusted_proxies)
+        exchanges = Exchanges(write_timeout_s=settings.write_timeout_s)
+        early_poll = EarlyPoll(queue)
+        gateway = Gateway(
+            keys=keys,
+            peppers=PepperRing.parse(settings.key_pepper.get_secret_value()),
+            proxies=proxies,
+            catalogue=catalogue,
+            upstreams=upstreams,
+            cooldown=cooldown,
+            ledger=ledger,
+            exchanges=exchanges,
+            metrics=metrics,
+            request_poll=early_poll.request,
+            max_body_bytes=settings.max_body_bytes,
+            body_timeout_s=settings.body_timeout_s,
+            default_output_cap=settings.default_output_cap_tokens,
+            ledger_state=ledger.state,
+        )
+        probes.readiness = Readiness(
+            postgres_ok_at=lambda: revocations.confirmed_at,
+            redis_ok_at=lambda: catalogue.redis_ok_at,
+            has_model_table=lambda: catalogue.has_table,
+            draining=lambda: exchanges.draining,
+        )
+        for follow in (
+            revocations.follow,
+            catalogue.follow,
+            catalogue.listen,
+            proxies.follow_names,
+            exchanges.watch_writes,
+            early_poll.run,
+        ):
+            stack.push_async_callback(_cancelled, asyncio.create_task(follow()))
+        drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
+        _log.info("gateway_started", backends=sorted(upstreams))
+        yield gateway
+        await drain.finished()
+        _log.info("gateway_drained")
+
+
+def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
+    return {
+        backend.name: BackendUpstream(
+            name=backend.name,
+            base_url=backend.base_url,
+            headers=build_backend_headers(backend),
+            deadlines=settings.deadlines_of(backend),
+        )
+        for backend in settings.backends()
+    }
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+class _Drain:
+    """Starts the drain at SIGTERM or SIGINT, before the server's own handler stops listening.
+
+    The server ends the lifespan only when every stream has ended, so whoever wants streams to end in time has
+    to hear of the stop when the server does.
+    """
+
+    def __init__(self, exchanges: Exchanges, deadline_s: float) -> None:
+        self._exchanges: Final = exchanges
+        self._deadline_s: Final = deadline_s
+        self._previous: dict[int, Any] = {}
+        self._draining: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._start)
+        previous: Callable[[int, FrameType | None], object] | int | None = self._previous[number]
+        if callable(previous):
+            previous(number, frame)
+
+    def _start(self) -> None:
+        if self._draining is None:
+            work: Coroutine[Any, Any, None] = self._exchanges.drain(self._deadline_s)
+            self._draining = self._loop.create_task(work)
+
+    async def finished(self) -> None:
+        """Drain if nobody asked before, and wait until the last exchange has settled."""
+        self._start()
+        if self._draining is not None:
+            await self._draining
