@@ -29,7 +29,7 @@ check: lint types
 
 # tables and migrations agree, upgrades and downgrades work
 migrate-check:
-    uv run pytest -n0 tests/db/test_migrations.py
+    uv run pytest -n0 tests/db/test_migrate.py
 
 # the same tests with their full counts; takes long
 soak *args:
