@@ -1,10 +1,13 @@
 """Fixtures every test may use: real servers, one event loop, and no way out of the machine."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db import migrate
+from db.postgres import create_engine
 from tests.support.guard import keep_inside
 from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
 
@@ -30,6 +33,30 @@ def empty_database_url(postgres: Databases) -> Iterator[str]:
     url = postgres.create()
     yield url
     postgres.drop(url)
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(postgres: Databases) -> str:
+    """Give the address of a migrated database nobody connects to."""
+    url = postgres.create()
+    await migrate.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
+    """Give the address of a migrated database of this test's own."""
+    url = postgres.create(template=migrated_template)
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """Give the way to a migrated database of this test's own."""
+    engine = create_engine(database_url, application_name="test")
+    yield engine
+    await engine.dispose()
 
 
 @pytest.fixture(scope="session")
