@@ -21,6 +21,23 @@ async def migrated_template(postgres: Databases) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def scratch_url(postgres: Databases, migrated_template: str) -> str:
+    """Give the address of the database whose tests undo what they do."""
+    return postgres.create(template=migrated_template)
+
+
+@pytest.fixture
+async def scratch(scratch_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Open a bare connection inside a transaction that is rolled back: quick, for what needs no commit."""
+    connection = await asyncpg.connect(scratch_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await transaction.rollback()
+    await connection.close()
+
+
 @pytest.fixture
 def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
     url = postgres.create(template=migrated_template)
