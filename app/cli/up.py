@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+KEY_VARIABLE = "$NNG_KEY"
 
 
 def up(
@@ -84,13 +85,13 @@ def _print_json(report: "Report") -> None:
 
 
 def _print_text(report: "Report") -> None:
-    print(ready_message(report), file=sys.stderr, flush=True)
+    print(ready_message(report), flush=True)
 
 
 def ready_message(report: "Report") -> str:
     """Return what a person needs to know once everything serves."""
     ready = report.ready
-    key = ready.tenant_key or "$NNG_KEY"
+    key = ready.tenant_key or KEY_VARIABLE
     model = next((model for models in report.hosted.values() for model in models), "llama3.2")
     return "\n".join(
         (
@@ -119,8 +120,8 @@ def _keys(report: "Report") -> list[str]:
     ready = report.ready
     if ready.tenant_key is None:
         return [
-            f"  Keys were shown at the first start. Another one for tenant {ready.tenant}:",
-            f"    neuronetz-gateway keys create {ready.tenant}",
+            "  Keys were shown at the first start; `export NNG_KEY=...` makes the lines below work.",
+            f"  Another one: neuronetz-gateway keys create {ready.tenant}",
         ]
     shown = [f"  Key of tenant {ready.tenant}: {ready.tenant_key}"]
     if ready.admin_key is not None:
@@ -147,9 +148,9 @@ def _curl(url: str, key: str, model: str) -> str:
 
 
 def _python(url: str, key: str, model: str) -> str:
-    shown = f'"{key}"' if not key.startswith("$") else 'os.environ["NNG_KEY"]'
+    expanded = f'os.path.expandvars("Bearer {key}")' if key == KEY_VARIABLE else f'"Bearer {key}"'
     return f"""import os, ollama
-client = ollama.Client(host="{url}", headers={{"Authorization": "Bearer " + {shown}}})
+client = ollama.Client(host="{url}", headers={{"Authorization": {expanded}}})
 for part in client.chat(model="{model}", messages=[{{"role": "user", "content": "hello"}}], stream=True):
     print(part.message.content, end="", flush=True)
 """

@@ -26,6 +26,7 @@ class Child:
     name : as it stands in the log.
     command : how to start it; asked before every start.
     grace_s : how long it may take to end by itself when asked to.
+    least_grace_s : the same when somebody is in a hurry.
     first_delay_s : pause before the first restart; it doubles with each death that follows soon.
     """
 
@@ -36,12 +37,14 @@ class Child:
         *,
         log: Log,
         grace_s: float,
+        least_grace_s: float = 0.0,
         first_delay_s: float = FIRST_DELAY_S,
     ) -> None:
         self.name = name
         self._command = command
         self._log = log
         self._grace_s = grace_s
+        self._least_grace_s = least_grace_s
         self._first_delay_s = first_delay_s
         self._process: subprocess.Popen[bytes] | None = None
         self._stop_signal = signal.SIGTERM
@@ -97,7 +100,7 @@ class Child:
         raise ChildFailed(f"{self.name} ended while starting ({self._reap()}); its own words are in the log.")
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End the process: by its stop signal, then by force after its grace or once `hurry` is set."""
+        """End the process: by its stop signal, then by force after its grace, which `hurry` cuts short."""
         if self._watch is not None:
             self._watch.cancel()
         if self._process is None:
@@ -112,6 +115,7 @@ class Child:
         waits = [asyncio.create_task(self.ended()), asyncio.create_task(hurry.wait())]
         try:
             await asyncio.wait(waits, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits[:1], timeout=self._least_grace_s)
             return waits[0].done()
         finally:
             for wait in waits:

@@ -17,7 +17,10 @@ _ECHO_S: Final = 0.5
 
 @contextmanager
 def requests_to_stop(*, stop: Callable[[], None], hurry: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first request to end and `hurry` at later ones. Needs the running loop."""
+    """Call `stop` at the first request to end and `hurry` at later ones. Needs the running loop.
+
+    When `uv run` started us, its death is both.
+    """
     loop = asyncio.get_running_loop()
     first_at: float | None = None
 
@@ -35,6 +38,8 @@ def requests_to_stop(*, stop: Callable[[], None], hurry: Callable[[], None]) -> 
     def on_death() -> None:
         if launcher is not None:
             loop.remove_reader(launcher)  # it stays readable: once is enough
+        # A child whose parent dies ends within a second, and so do we.
+        hurry()
         on_request()
 
     for number in SIGNALS:

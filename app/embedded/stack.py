@@ -33,6 +33,8 @@ from app.settings import AppSettings, load_app_settings
 DATABASE: Final = "postgres"
 READY_TIMEOUT_S: Final = 60.0
 SERVER_GRACE_S: Final = 10.0
+SERVER_LEAST_GRACE_S: Final = 1.0
+"""An orderly end takes a server a few milliseconds and spares the next start a recovery."""
 WORKER_GRACE_S: Final = 10.0
 SIMULATOR_GRACE_S: Final = 2.0
 APP_MARGIN_S: Final = 5.0
@@ -149,7 +151,12 @@ class Stack:
 
     def _start_server(self, kind: server.Server, running: AsyncExitStack) -> None:
         running.callback(kind.close)
-        child = self._child(kind.name, lambda: _restart(kind, self._ports[kind.name]), grace_s=SERVER_GRACE_S)
+        child = self._child(
+            kind.name,
+            lambda: _restart(kind, self._ports[kind.name]),
+            grace_s=SERVER_GRACE_S,
+            least_grace_s=SERVER_LEAST_GRACE_S,
+        )
         started = server.start(
             kind,
             output=subprocess.PIPE,
@@ -230,9 +237,17 @@ class Stack:
         command: Callable[[], Command],
         *,
         grace_s: float,
+        least_grace_s: float = 0.0,
         first_delay_s: float = FIRST_DELAY_S,
     ) -> Child:
-        child = Child(name, command, log=self._log, grace_s=grace_s, first_delay_s=first_delay_s)
+        child = Child(
+            name,
+            command,
+            log=self._log,
+            grace_s=grace_s,
+            least_grace_s=least_grace_s,
+            first_delay_s=first_delay_s,
+        )
         self._children[name] = child
         return child
 

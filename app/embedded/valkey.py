@@ -67,7 +67,7 @@ class ValkeyServer:
             # An evicted counter or queue entry would be a limit or a job lost in silence.
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "no",
-            "loglevel": "notice",
+            "loglevel": "warning",
         }
         text = "".join(f"{name} {value}\n" for name, value in settings.items())
         return Command(
