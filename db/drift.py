@@ -61,20 +61,20 @@ _OURS: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _CHECKS: Final = f"""
     SELECT t.relname || '.' || c.conname FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
     WHERE c.contype = 'c' AND NOT t.relispartition AND t.relnamespace = {_OURS}
-"""  # noqa: S608 - a fragment of this module
+"""  # noqa: S608 # nosec B608 - a fragment of this module
 _LABELS: Final = f"""
     SELECT t.typname || '.' || e.enumlabel FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid
     WHERE t.typnamespace = {_OURS}
-"""  # noqa: S608
+"""  # noqa: S608 # nosec B608
 _TRIGGERS_FOUND: Final = f"""
     SELECT t.relname || '.' || g.tgname FROM pg_trigger g JOIN pg_class t ON t.oid = g.tgrelid
     WHERE NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND NOT t.relispartition
       AND t.relnamespace = {_OURS}
-"""  # noqa: S608
+"""  # noqa: S608 # nosec B608
 _FUNCTIONS_FOUND: Final = f"""
     SELECT p.proname FROM pg_proc p WHERE p.pronamespace = {_OURS}
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-"""  # noqa: S608
+"""  # noqa: S608 # nosec B608
 
 
 def find_drift(

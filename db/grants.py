@@ -92,7 +92,7 @@ class Grants:
         found = await self._session.execute(mine)
         return tuple(
             GrantSummary(pattern, None if key_id is None else KeyId(key_id), created_at)
-            for pattern, key_id, created_at in found.tuples()
+            for pattern, key_id, created_at in found
         )
 
     async def _holder(self, key: str | None) -> dict[str, TenantId | KeyId]:

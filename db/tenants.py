@@ -3,9 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from advanced_alchemy.exceptions import DuplicateKeyError
-from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.audit import AuditLog
@@ -15,17 +14,12 @@ from domain.tenants import KeyUnknown, SlugTaken, Tenant, TenantStatus, TenantUn
 from domain.values import TenantId
 
 
-class _Rows(SQLAlchemyAsyncRepository[TenantTable]):
-    model_type = TenantTable
-
-
 class Tenants:
     """The tenants, seen by an operator."""
 
     def __init__(self, session: AsyncSession, audit: AuditLog) -> None:
         self._session = session
         self._audit = audit
-        self._rows = _Rows(session=session)
         self._every = (
             select(
                 TenantTable.id,
@@ -48,15 +42,20 @@ class Tenants:
         Raises
         ------
         SlugInvalid, SlugTaken
-            Nothing was added; after SlugTaken the unit of work is spent.
+            Nothing was added.
         """
-        row = TenantTable(slug=checked_slug(slug), name=name, time_zone=time_zone)
-        try:
-            await self._rows.add(row)
-        except DuplicateKeyError as exc:
-            raise SlugTaken(slug) from exc
-        self._session.add(TenantLimitsTable(tenant_id=row.id, allow_all_models=allow_all_models))
-        await self._session.flush()
+        made = await self._session.execute(
+            insert(TenantTable)
+            .values(slug=checked_slug(slug), name=name, time_zone=time_zone)
+            .on_conflict_do_nothing(index_elements=[TenantTable.slug])
+            .returning(TenantTable.id)
+        )
+        tenant_id = made.scalar()
+        if tenant_id is None:
+            raise SlugTaken(slug)
+        await self._session.execute(
+            insert(TenantLimitsTable).values(tenant_id=tenant_id, allow_all_models=allow_all_models)
+        )
         tenant = await self.get(slug)
         await self._audit.append("tenant.create", f"tenant:{tenant.id}", after=tenant)
         return tenant
@@ -64,7 +63,7 @@ class Tenants:
     async def list(self) -> tuple[Tenant, ...]:
         """Return all tenants by slug."""
         found = await self._session.execute(self._every)
-        return tuple(_tenant(row) for row in found.tuples())
+        return tuple(_tenant(row) for row in found)
 
     async def get(self, slug: str) -> Tenant:
         """Return one tenant.
@@ -75,7 +74,7 @@ class Tenants:
             There is none of that slug.
         """
         found = await self._session.execute(self._every.where(TenantTable.slug == slug))
-        row = found.tuples().first()
+        row = found.first()
         if row is None:
             raise TenantUnknown(slug)
         return _tenant(row)
@@ -90,7 +89,10 @@ class Tenants:
         """
         before = await self.get(slug)
         await self._session.execute(
-            update(TenantTable).where(TenantTable.id == before.id).values(status=status)
+            update(TenantTable)
+            .where(TenantTable.id == before.id)
+            .values(status=status)
+            .execution_options(synchronize_session=False)
         )
         after = await self.get(slug)
         await self._audit.append(f"tenant.{status.value}", f"tenant:{after.id}", before=before, after=after)

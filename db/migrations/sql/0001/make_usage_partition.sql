@@ -7,7 +7,10 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(7957411251215233652 /* nng_part */);
-    IF to_regclass(child) IS NOT NULL THEN
+    -- Whoever held the lock may have made it. A query has a new snapshot; to_regclass would answer from a cache.
+    PERFORM FROM pg_class AS c JOIN pg_class AS parent USING (relnamespace)
+    WHERE parent.oid = 'usage_records'::regclass AND c.relname = child;
+    IF FOUND THEN
         RETURN;
     END IF;
     -- Attaching lets readers and writers of the other months go on; PARTITION OF would stop them.
