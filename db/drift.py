@@ -61,7 +61,7 @@ _OURS: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _CHECKS: Final = f"""
     SELECT t.relname || '.' || c.conname FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
     WHERE c.contype = 'c' AND NOT t.relispartition AND t.relnamespace = {_OURS}
-"""  # noqa: S608 # nosec B608 - a fragment of this module
+"""  # noqa: S608 - a fragment of this module  # nosec B608
 _LABELS: Final = f"""
     SELECT t.typname || '.' || e.enumlabel FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid
     WHERE t.typnamespace = {_OURS}

@@ -98,7 +98,7 @@ class BackendSettings(EnvSettings):
         tuple[BackendSpec, ...],
         BeforeValidator(_parse_backends),
         AfterValidator(check_unique_names),
-        Field(validation_alias="OLLAMA_BACKENDS", json_schema_extra={"secret": True}),  # nosec B105 - a flag, no password
+        Field(validation_alias="OLLAMA_BACKENDS", json_schema_extra={"secret": True}),  # a flag, no password  # nosec B105
     ] = ()
     ollama_base_url: Annotated[
         str, AfterValidator(check_base_url), Field(validation_alias="OLLAMA_BASE_URL")

@@ -32,7 +32,7 @@ _INSERT: Final = text(f"""
     ON CONFLICT (period, request_id) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in _KEY_NAMES)}
     WHERE usage_records.outcome = 'lost' AND excluded.outcome <> 'lost'
-""")  # noqa: S608 # nosec B608 - column names from this module
+""")  # noqa: S608 - column names from this module  # nosec B608
 _MAKE_MONTHS: Final = text("SELECT make_usage_partition(month) FROM unnest(CAST(:months AS date[])) AS month")
 
 _LABELS: Final = {
@@ -172,7 +172,7 @@ def _summary(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:
         ) AS s
         ORDER BY s.is_total DESC, label
         LIMIT :limit + 1
-    """)  # noqa: S608 # nosec B608 - fragments of this module, chosen by an enum
+    """)  # noqa: S608 - fragments of this module, chosen by an enum  # nosec B608
 
 
 def _line(row: Row[Any]) -> UsageSum:

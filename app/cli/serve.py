@@ -32,4 +32,4 @@ def worker() -> int:
 
     Example: `DATABASE_URL=... REDIS_URL=... neuronetz-gateway worker`
     """
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - becomes the worker process
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - becomes the worker process  # nosec B606

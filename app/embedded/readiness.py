@@ -16,7 +16,7 @@ from db.redis.model_table_read import ModelTableReader
 
 PROBE_INTERVAL_S: Final = 0.05
 PROBE_TIMEOUT_S: Final = 2.0
-_ANY_TO_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+_ANY_TO_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound  # nosec B104
 
 
 def claimed_port(host: str, port: int) -> int:

@@ -181,7 +181,7 @@ class ChatCompletionShape:
 
     def __init__(self, run: Run, clock: WallClock) -> None:  # noqa: ARG002 - every shape is built alike
         self._run = run
-        self._id = b"chatcmpl-%d" % random.randrange(_ID_RANGE)
+        self._id = b"chatcmpl-%d" % random.randrange(_ID_RANGE)  # an id, no secret  # nosec B311
         self._created = int(time.time())
         self._opening = (
             b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,'
@@ -263,7 +263,7 @@ class CompletionShape:
 
     def __init__(self, run: Run, clock: WallClock) -> None:  # noqa: ARG002 - every shape is built alike
         self._run = run
-        self._id = b"cmpl-%d" % random.randrange(_ID_RANGE)
+        self._id = b"cmpl-%d" % random.randrange(_ID_RANGE)  # an id, no secret  # nosec B311
         self._created = int(time.time())
         self._opening = b'data: {"id":"%b","object":"text_completion","created":%d,"choices":[' % (
             self._id,
