@@ -85,10 +85,11 @@ _PHRASES: Final = (
     _fault("invalid format", "'format' must be \"json\" or a JSON schema"),
     _fault("invalid json schema", "'format' must be \"json\" or a JSON schema"),
     _fault("failed to parse grammar", "the model server cannot follow this JSON schema"),
-    _fault("template", "the prompt template cannot be used"),
     _fault(
         "raw mode does not support", "'raw' cannot be combined with a template, a system prompt or a context"
     ),
+    _fault("template: ", "the prompt template cannot be used"),
+    _fault("template error", "the prompt template cannot be used"),
     _fault("does not support thinking", "this model does not support thinking", _BAD_REQUEST),
     _fault("does not support tools", "this model does not support tools", _BAD_REQUEST),
     _fault("does not support insert", "this model does not support a suffix", _BAD_REQUEST),

@@ -14,6 +14,9 @@ from domain.routes import FORWARDED_OPTIONS, OPTION_FIELDS, STREAM_OPTION_FIELDS
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
 from domain.values import ApiFamily
 
+_LABELS = frozenset({"role", "type"})
+"""Keys of a message whose text is wire format, not prompt."""
+
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -226,7 +229,7 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
             raise BadRequest("each of 'messages' must be an object")
         for key, value in message.items():
             if value.__class__ is str:
-                chars += len(value) if key != "role" else 0
+                chars += 0 if key in _LABELS else len(value)
             elif value:
                 more_chars, more_images = _measure_nested(key, value)
                 chars += more_chars
@@ -244,7 +247,7 @@ def _measure_nested(key: str, value: object) -> tuple[int, int]:
     if fold == "image_url":
         return 0, 1
     if isinstance(value, str):
-        return len(value), 0
+        return 0 if key in _LABELS else len(value), 0
     if isinstance(value, dict):
         pairs = list(value.items())
     elif isinstance(value, list):

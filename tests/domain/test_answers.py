@@ -1,0 +1,139 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.answers import Echo, WholeAnswer, read_whole, usage_at_end
+from domain.routes import inference_routes
+from domain.usage import MeasuredUsage
+from tests.support.counts import count
+
+ROUTES = inference_routes()
+NATIVE_END = {
+    "done": True,
+    "done_reason": "stop",
+    "total_duration": 90,
+    "load_duration": 20,
+    "prompt_eval_count": 7,
+    "prompt_eval_duration": 30,
+    "eval_count": 3,
+    "eval_duration": 15,
+}
+NATIVE_USAGE = MeasuredUsage(7, 3, total_ns=90, load_ns=20, prompt_ns=30, eval_ns=15)
+OPENAI_USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+ANSWERS: dict[str, tuple[dict[str, object], MeasuredUsage | None]] = {
+    "/api/generate": ({"model": "m", "response": "a", **NATIVE_END, "context": [1, 2]}, NATIVE_USAGE),
+    "/api/chat": ({"model": "m", "message": {"content": 'x"],"eval_count":99}'}, **NATIVE_END}, NATIVE_USAGE),
+    "/api/embed": (
+        {
+            "model": "m",
+            "embeddings": [[0.5, 1e-3]],
+            "total_duration": 90,
+            "load_duration": 20,
+            "prompt_eval_count": 7,
+        },
+        MeasuredUsage(7, 0, total_ns=90, load_ns=20),
+    ),
+    "/api/embeddings": ({"embedding": [0.5, 1e-3]}, None),
+    "/v1/chat/completions": (
+        {
+            "model": "m",
+            "choices": [{"message": {"content": "a"}, "finish_reason": "stop"}],
+            "usage": OPENAI_USAGE,
+        },
+        MeasuredUsage(7, 3),
+    ),
+    "/v1/completions": (
+        {"model": "m", "choices": [{"text": "a", "finish_reason": "length"}], "usage": OPENAI_USAGE},
+        MeasuredUsage(7, 3),
+    ),
+    "/v1/embeddings": (
+        {
+            "object": "list",
+            "data": [{"embedding": "AAAA", "index": 0}],
+            "model": "m",
+            "usage": {"prompt_tokens": 7, "total_tokens": 7},
+        },
+        MeasuredUsage(7, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+def test_a_whole_answer_tells_its_usage(path: str) -> None:
+    body, usage = ANSWERS[path]
+
+    assert read_whole(ROUTES[path], json.dumps(body).encode()) == WholeAnswer(complete=True, usage=usage)
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b"<html>", b'{"model":"m"}', b'{"x":', b"\xff", b"[" * 9_000]
+)
+def test_what_this_route_does_not_answer_is_incomplete(path: str, body: bytes) -> None:
+    assert not read_whole(ROUTES[path], body).complete
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+def test_an_error_with_status_200_is_incomplete(path: str) -> None:
+    answer = read_whole(ROUTES[path], b'{"error":"out of memory"}')
+
+    assert answer == WholeAnswer(complete=False, error_text="out of memory")
+
+
+def test_an_answer_that_ollama_gave_up_is_incomplete() -> None:
+    assert not read_whole(ROUTES["/api/chat"], b'{"message":{"content":"a"},"done":false}').complete
+    assert not read_whole(
+        ROUTES["/v1/chat/completions"], b'{"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":0}}'
+    ).complete
+
+
+def test_a_load_costs_nothing() -> None:
+    answer = read_whole(ROUTES["/api/generate"], b'{"response":"","done":true,"done_reason":"load"}')
+
+    assert answer == WholeAnswer(complete=True, usage=MeasuredUsage(0, 0))
+
+
+@pytest.mark.parametrize("path", [path for path in ANSWERS if path not in {"/api/chat", "/api/embeddings"}])
+@pytest.mark.parametrize("tail_bytes", [300, 10_000])
+def test_the_end_of_a_large_body_tells_its_usage(path: str, tail_bytes: int) -> None:
+    body, usage = ANSWERS[path]
+    text = json.dumps({key: value for key, value in body.items() if key != "context"}, separators=(",", ":"))
+    if path == "/api/generate":
+        text = text.replace('"done":true,', '"done":true,"context":[1,2,3],')
+
+    assert usage_at_end(ROUTES[path], text.encode()[-tail_bytes:]) == usage
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+@pytest.mark.parametrize(
+    "tail", [b"", b"]", b"junk", b'x]","eval_count":5}', b'\\"],\\"eval_count\\":5}', b"\xff]}"]
+)
+def test_an_end_that_shows_no_usage_tells_none(path: str, tail: bytes) -> None:
+    usage = usage_at_end(ROUTES[path], tail)
+
+    assert usage is None or usage.tokens_out == 0
+
+
+def test_an_echo_replaces_only_the_model() -> None:
+    body = rb'{"model":"m:latest","message":{"content":"\"model\":\"m:latest\" \u00e9","n":1.50},"done":true}'
+
+    echoed = Echo("m:latest", "M").whole(body)
+
+    assert echoed == body.replace(b'"model":"m:latest"', b'"model":"M"', 1)
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", b"[]", b'{"embedding":[0.5]}', b"\xff"])
+def test_an_echo_leaves_what_has_no_model_alone(body: bytes) -> None:
+    assert Echo("m:latest", "M").whole(body) == body
+
+
+@given(st.sampled_from(sorted(ROUTES)), st.binary(max_size=100))
+@settings(max_examples=count(300, 100_000), deadline=None)
+def test_random_bytes_never_raise(path: str, body: bytes) -> None:
+    read_whole(ROUTES[path], body)
+    usage_at_end(ROUTES[path], body)
+    Echo("m", "M").whole(body)
+    Echo("m", "M").head(body)

@@ -1,0 +1,69 @@
+import pytest
+
+from domain.errors import BadRequest
+from domain.keep_alive import keep_alive_ns
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "nanoseconds"),
+    [
+        (0, 0),
+        (0.0, 0),
+        (300, 300 * SECOND),
+        (1.5, 1_500_000_000),
+        (1e300, (2**63 - 1) * SECOND),
+        (-1, -1),
+        (-0.5, -1),
+        ("5m", 300 * SECOND),
+        ("24h", 86_400 * SECOND),
+        ("1h30m", 5_400 * SECOND),
+        ("1.5s", 1_500_000_000),
+        (".5s", 500_000_000),
+        ("2.s", 2 * SECOND),
+        ("10ms", 10_000_000),
+        ("3us", 3_000),
+        ("3\u00b5s", 3_000),
+        ("3\u03bcs", 3_000),
+        ("7ns", 7),
+        ("0", 0),
+        ("-0", 0),
+        ("0s", 0),
+        ("-1m", -60 * SECOND),
+        ("+1m", 60 * SECOND),
+    ],
+)
+def test_a_duration_is_read_as_go_reads_it(value: object, nanoseconds: int) -> None:
+    assert keep_alive_ns(value) == nanoseconds
+
+
+def test_an_absent_duration_says_nothing() -> None:
+    assert keep_alive_ns(None) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "300",
+        True,
+        False,
+        "",
+        "-",
+        "m",
+        ".s",
+        "5 m",
+        "5m ",
+        "5d",
+        "1e3s",
+        "5M",
+        "\u0665m",
+        "9999999999999h",
+        "1" * 200 + "s",
+        [],
+        {},
+    ],
+)
+def test_what_is_no_duration_is_refused(value: object) -> None:
+    with pytest.raises(BadRequest, match="keep_alive"):
+        keep_alive_ns(value)

@@ -1,0 +1,433 @@
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.model_names import canonical
+from domain.requests import parse_request
+from domain.routes import inference_routes
+from domain.streams import (
+    MAX_HELD_BYTES,
+    MAX_RECORD_BYTES,
+    NdjsonReader,
+    SseReader,
+    StreamReader,
+    stream_error,
+    stream_reader,
+)
+from domain.usage import MeasuredUsage
+from domain.values import ApiFamily
+from tests.support.counts import count
+
+ROUTES = inference_routes()
+
+
+def ndjson(*objects: object) -> bytes:
+    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in objects)
+
+
+def sse(*objects: object) -> bytes:
+    return b"".join(b"data: " + json.dumps(one, separators=(",", ":")).encode() + b"\n\n" for one in objects)
+
+
+def line(text: str, *, model: str = "llama3:latest", **more: object) -> dict[str, object]:
+    return {"model": model, "created_at": "2026-01-01T00:00:00Z", "response": text, "done": False, **more}
+
+
+def last_line(**more: object) -> dict[str, object]:
+    return {**line(""), "done": True, "done_reason": "stop", **more}
+
+
+COUNTS = {
+    "total_duration": 90,
+    "load_duration": 20,
+    "prompt_eval_count": 7,
+    "prompt_eval_duration": 30,
+    "eval_count": 3,
+    "eval_duration": 15,
+}
+NATIVE = ndjson(line("a"), line("b"), line("c"), last_line(**COUNTS))
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(text: str, finish: str | None = None, **more: object) -> dict[str, object]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "model": "llama3:latest",
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        **more,
+    }
+
+
+def usage_chunk(**more: object) -> dict[str, object]:
+    return {"id": "chatcmpl-1", "model": "llama3:latest", "choices": [], "usage": USAGE, **more}
+
+
+CONTENT = sse(chunk("a"), chunk("b"), chunk("c"))
+FINISH = sse(chunk("", "stop"))
+OPENAI = CONTENT + FINISH + sse(usage_chunk()) + DONE
+
+
+def native(model: str = "llama3") -> StreamReader:
+    return reader("/api/generate", model)
+
+
+def reader(path: str, model: str = "llama3", **fields: object) -> StreamReader:
+    prompt = {"messages": [{"content": "x"}]} if "chat" in path else {"prompt": "x"}
+    request = parse_request(
+        ROUTES[path], json.dumps({"model": model, "stream": True, **prompt, **fields}).encode()
+    )
+    name = canonical(model)
+    assert name is not None
+    return stream_reader(ROUTES[path], request, name)
+
+
+def openai(model: str = "llama3", *, wants_usage: bool = False) -> StreamReader:
+    return reader("/v1/chat/completions", model, stream_options={"include_usage": wants_usage})
+
+
+def test_a_native_stream_passes_unchanged_and_is_measured() -> None:
+    stream = native()
+
+    assert stream.feed(NATIVE) == NATIVE
+    assert stream.finished
+    assert stream.tokens == 3
+    assert stream.usage == MeasuredUsage(7, 3, total_ns=90, load_ns=20, prompt_ns=30, eval_ns=15)
+
+
+def test_an_openai_stream_loses_the_usage_nobody_asked_for() -> None:
+    stream = openai()
+
+    assert stream.feed(OPENAI) == CONTENT + FINISH + DONE
+    assert stream.finished
+    assert stream.tokens == 3
+    assert stream.usage == MeasuredUsage(7, 3)
+
+
+def test_an_openai_stream_keeps_the_usage_that_was_asked_for() -> None:
+    stream = openai(wants_usage=True)
+
+    assert stream.feed(OPENAI) == OPENAI
+    assert stream.usage == MeasuredUsage(7, 3)
+
+
+def test_a_completions_stream_shows_no_usage_key_unless_asked() -> None:
+    with_zeros = sse(chunk("a", usage=ZEROS), chunk("", "stop", usage=ZEROS), usage_chunk()) + DONE
+    stream = reader("/v1/completions")
+
+    assert stream.feed(with_zeros) == sse(chunk("a"), chunk("", "stop")) + DONE
+    assert stream.usage == MeasuredUsage(7, 3)
+
+
+def test_a_usage_key_in_the_middle_is_removed_too() -> None:
+    middle = b'data: {"usage": {"prompt_tokens":0}, "choices":[{"finish_reason":null, "text":"a"}]}\n\n'
+
+    assert (
+        reader("/v1/completions").feed(middle)
+        == b'data: {"choices":[{"finish_reason":null, "text":"a"}]}\n\n'
+    )
+
+
+def test_a_completions_stream_keeps_the_usage_keys_that_were_asked_for() -> None:
+    with_zeros = sse(chunk("a", usage=ZEROS), chunk("", "stop", usage=ZEROS), usage_chunk()) + DONE
+    stream = reader("/v1/completions", stream_options={"include_usage": True})
+
+    assert stream.feed(with_zeros) == with_zeros
+
+
+TRICKY = (
+    'the end: {"done":true}\n',
+    '"usage":{"prompt_tokens":9}',
+    "data: [DONE]\n\n",
+    '"error":"x"',
+    "\u2028\u2029\x85",
+    '"model":"llama3:latest"',
+)
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_what_a_model_writes_cannot_imitate_the_wire(text: str) -> None:
+    native_bytes, openai_bytes = ndjson(line(text)), sse(chunk(text))
+    native_stream, openai_stream = native(), openai()
+
+    assert native_stream.feed(native_bytes) == native_bytes
+    assert openai_stream.feed(openai_bytes) == openai_bytes
+    for stream in (native_stream, openai_stream):
+        assert (stream.finished, stream.failed, stream.tokens, stream.usage) == (False, False, 1, None)
+
+
+def test_tool_arguments_cannot_imitate_the_end() -> None:
+    call = {
+        "message": {"tool_calls": [{"function": {"arguments": {"done": True, "error": "x"}}}]},
+        "done": False,
+    }
+    stream = native()
+    stream.feed(ndjson(call))
+
+    assert (stream.finished, stream.failed, stream.tokens) == (False, False, 1)
+
+
+def test_spaces_in_a_record_change_nothing() -> None:
+    stream = native()
+
+    assert stream.feed(b'{ "done" : true , "eval_count" : 5 }\n')
+    assert stream.finished
+    assert stream.usage == MeasuredUsage(None, 5)
+
+
+def test_a_missing_count_of_output_is_what_was_released() -> None:
+    stream = native()
+    stream.feed(ndjson(line("a"), line("b"), last_line()))
+
+    assert stream.usage == MeasuredUsage(None, 2)
+
+
+def test_counts_that_make_no_sense_are_no_usage() -> None:
+    stream = native()
+    stream.feed(ndjson(last_line(eval_count=-1)))
+
+    assert stream.finished
+    assert stream.usage is None
+
+
+@pytest.mark.parametrize("pieces", range(1, 4))
+def test_a_stream_cut_anywhere_reads_the_same(pieces: int) -> None:
+    for make, body in ((native, NATIVE), (openai, OPENAI)):
+        whole = make()
+        expected = whole.feed(body)
+        places = range(0, len(body), 1 if pieces == 1 else 17)
+        for cuts in itertools.combinations(places, pieces):
+            stream = make()
+            released = b"".join(
+                stream.feed(body[start:end]) for start, end in itertools.pairwise((0, *cuts, len(body)))
+            )
+            assert released == expected
+            assert (stream.finished, stream.tokens, stream.usage) == (True, whole.tokens, whole.usage)
+
+
+@given(st.lists(st.integers(0, 2_000), max_size=30), st.sampled_from(("LLAMA3", "llama3")), st.booleans())
+@settings(max_examples=count(200, 50_000), deadline=None)
+def test_a_stream_in_any_pieces_reads_the_same(cuts: list[int], model: str, crlf: bool) -> None:  # noqa: FBT001
+    body = b": ping\n\nevent: x\ndata: " + OPENAI.removeprefix(b"data: ")
+    body = body.replace(b"\n", b"\r\n") if crlf else body
+    expected = openai(model).feed(body)
+    stream = openai(model)
+
+    places = (0, *sorted(cuts), len(body))
+
+    assert b"".join(stream.feed(body[start:end]) for start, end in itertools.pairwise(places)) == expected
+    assert (stream.finished, stream.tokens) == (True, 3)
+
+
+def test_only_whole_records_are_released() -> None:
+    stream = native()
+    first, second = ndjson(line("a")), ndjson(line("b"))
+
+    assert stream.feed(first + second[:10]) == first
+    assert stream.tokens == 1
+    assert stream.feed(second[10:-1]) == b""
+    assert stream.feed(second[-1:]) == second
+    assert stream.tokens == 2
+
+
+def test_lines_that_end_in_crlf_are_relayed_unchanged() -> None:
+    body = NATIVE.replace(b"\n", b"\r\n")
+    stream = native()
+
+    assert stream.feed(body) == body
+    assert stream.finished
+
+
+def test_blank_lines_never_reach_a_native_client() -> None:
+    stream = native()
+
+    assert stream.feed(b"\n\r\n" + ndjson(line("a")) + b"\n") == ndjson(line("a"))
+
+
+def test_comments_pass_and_count_nothing() -> None:
+    stream = openai()
+
+    assert stream.feed(b": ping\n\n") == b": ping\n\n"
+    assert stream.tokens == 0
+
+
+@pytest.mark.parametrize("error", ["secret path /root", {"message": "secret path /root"}])
+def test_an_error_record_is_kept_back_and_ends_the_stream(error: object) -> None:
+    for stream, good, bad in ((native(), ndjson(line("a")), ndjson), (openai(), sse(chunk("a")), sse)):
+        assert stream.feed(good + bad({"error": error}) + good) == good
+        assert (stream.failed, stream.failure, stream.tokens) == (True, "error_record", 1)
+        assert stream.error_text == "secret path /root"
+        assert stream.feed(good) == b""
+
+
+def test_a_backends_own_words_are_bounded() -> None:
+    stream = native()
+    stream.feed(ndjson({"error": "x" * 10_000}))
+
+    assert len(stream.error_text) <= 256
+
+
+GARBAGE = (b"<html>\n", b"null\n", b"[]\n", b"{}\n", b'{"done":"yes"}\n', b"{\xff}\n", b"[" * 10_000 + b"\n")
+
+
+@pytest.mark.parametrize("record", GARBAGE, ids=range(len(GARBAGE)))
+def test_what_is_no_record_is_kept_back_and_ends_the_stream(record: bytes) -> None:
+    for stream, bad in ((native(), record), (openai(), b"data: " + record + b"\n")):
+        assert stream.feed(bad) == b""
+        assert (stream.failed, stream.failure) == (True, "malformed")
+
+
+def test_done_without_a_finish_reason_is_no_end() -> None:
+    stream = openai()
+
+    assert stream.feed(CONTENT + DONE) == CONTENT
+    assert (stream.finished, stream.failed) == (False, True)
+
+
+def test_a_stream_without_terminator_is_not_finished() -> None:
+    for stream, body in ((native(), ndjson(line("a"))), (openai(), CONTENT + FINISH)):
+        stream.feed(body)
+        assert stream.end() == b""
+        assert not stream.finished
+
+
+def test_what_follows_the_terminator_is_dropped() -> None:
+    for stream, body in ((native(), NATIVE), (openai(wants_usage=True), OPENAI)):
+        assert stream.feed(body + body) == body
+        assert stream.feed(body) == b""
+        assert stream.end() == b""
+
+
+def test_a_last_record_may_lack_its_delimiter() -> None:
+    for stream, body in ((native(), NATIVE), (openai(wants_usage=True), OPENAI)):
+        bare = body.rstrip(b"\n")
+        assert stream.feed(bare) + stream.end() == body
+        assert stream.finished
+
+
+def test_a_last_record_cut_in_the_middle_is_kept_back() -> None:
+    stream = native()
+    stream.feed(NATIVE[:-20])
+
+    assert stream.end() == b""
+    assert (stream.finished, stream.failed) == (False, True)
+
+
+@pytest.mark.parametrize("piece_bytes", [1_000_000_000, 65_536, 1_000])
+def test_a_final_line_of_two_megabytes_passes_byte_for_byte(piece_bytes: int) -> None:
+    body = ndjson(line("a"), last_line(**COUNTS, context=list(range(320_000))))
+    stream = native()
+
+    pieces = [stream.feed(body[start : start + piece_bytes]) for start in range(0, len(body), piece_bytes)]
+
+    assert len(body) > 2_000_000
+    assert b"".join(pieces) == body
+    assert (stream.finished, stream.overlong) == (True, False)
+    assert stream.usage is not None
+
+
+def test_an_overlong_record_flows_before_it_ends() -> None:
+    stream = native()
+    head = b'{"model":"llama3:latest","response":"' + b"x" * MAX_HELD_BYTES
+
+    assert stream.feed(head[:1_000]) == b""
+    assert stream.feed(head[1_000:]) == head
+    assert stream.feed(b"yy") == b"yy"
+    assert stream.feed(b'","done":false}\n') == b'","done":false}\n'
+    assert (stream.overlong, stream.tokens) == (False, 1)
+
+
+def test_an_overlong_record_carries_the_clients_spelling() -> None:
+    body = ndjson(last_line(context=list(range(300_000))))
+    stream = native("LLAMA3")
+
+    pieces = [stream.feed(body[start : start + 65_536]) for start in range(0, len(body), 65_536)]
+
+    assert b"".join(pieces) == body.replace(b"llama3:latest", b"LLAMA3")
+
+
+def test_an_overlong_record_that_may_be_an_error_is_held() -> None:
+    stream = native()
+
+    assert stream.feed(b'{"error":"' + b"x" * MAX_HELD_BYTES) == b""
+    assert stream.feed(b'"}\n') == b""
+    assert stream.failure == "error_record"
+
+
+def test_an_overlong_record_that_turns_out_malformed_leaves_the_client_inside_it() -> None:
+    stream = native()
+    stream.feed(b'{"response":"' + b"x" * MAX_HELD_BYTES)
+
+    assert stream.feed(b"}\n") == b""
+    assert (stream.failed, stream.overlong) == (True, True)
+
+
+def test_an_endless_record_fails_at_a_bound() -> None:
+    stream = native()
+    released = sum(len(stream.feed(b"x" * 65_536)) for _ in range(MAX_RECORD_BYTES // 65_536 + 1))
+
+    assert (stream.failed, stream.failure) == (True, "oversize")
+    assert released <= MAX_RECORD_BYTES
+
+
+def test_an_exotic_spelling_is_echoed_in_every_record() -> None:
+    expected = NATIVE.replace(b"llama3:latest", b"registry.ollama.ai/library/Llama3")
+
+    assert native("registry.ollama.ai/library/Llama3").feed(NATIVE) == expected
+    assert openai("LLAMA3", wants_usage=True).feed(OPENAI) == OPENAI.replace(b"llama3:latest", b"LLAMA3")
+
+
+def test_an_echo_and_a_hidden_usage_go_together() -> None:
+    stream = reader("/v1/completions", "LLAMA3")
+
+    released = stream.feed(sse(chunk("a", usage=ZEROS)))
+
+    assert released == sse(chunk("a", model="LLAMA3"))
+
+
+def test_a_load_costs_nothing() -> None:
+    stream = native()
+    stream.feed(ndjson({**last_line(), "done_reason": "load"}))
+
+    assert stream.usage == MeasuredUsage(0, 0)
+
+
+@pytest.mark.parametrize("family", list(ApiFamily))
+def test_an_in_band_error_is_one_whole_record_and_no_success(family: ApiFamily) -> None:
+    record = stream_error(family)
+    stream = NdjsonReader(echo=None) if family is ApiFamily.NATIVE else SseReader(echo=None, wants_usage=True)
+    stream.feed(record)
+
+    assert stream.failed
+    assert record.endswith(b"\n" if family is ApiFamily.NATIVE else b"\n\n")
+    assert b"DONE" not in record
+
+
+def test_a_native_in_band_error_is_a_string_and_an_openai_one_an_object() -> None:
+    assert isinstance(json.loads(stream_error(ApiFamily.NATIVE))["error"], str)
+    assert json.loads(stream_error(ApiFamily.OPENAI).removeprefix(b"data: "))["error"].keys() == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
+
+
+@given(
+    st.lists(
+        st.binary(max_size=60) | st.sampled_from((b"\n", b"\n\n", b"data: ", b"{}", b'{"done":false}')),
+        max_size=12,
+    )
+)
+@settings(max_examples=count(500, 100_000), deadline=None)
+def test_random_bytes_never_raise_and_never_finish(pieces: list[bytes]) -> None:
+    for stream in (native(), openai(), openai("LLAMA3")):
+        for piece in pieces:
+            stream.feed(piece)
+        stream.end()
+        assert not stream.finished
