@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -22,7 +22,6 @@ from domain.backends import (
 from domain.model_table import HostedModel
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-_CONNECTIONS: Final = 3
 _UNAUTHORIZED: Final = frozenset({401, 403})
 
 
@@ -62,8 +61,8 @@ class BackendClient:
             verify=tls,
             trust_env=False,
             follow_redirects=False,
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+            timeout=timeout_s * 2,  # our own deadline, over all questions together, is the one that counts
+            limits=httpx.Limits(max_connections=1),
             headers={
                 "user-agent": "neuronetz-gateway",
                 "accept": "application/json",
@@ -80,37 +79,57 @@ class BackendClient:
         PollFailed
             It did not say its version and its models in time and in form.
         """
-        loaded = asyncio.create_task(self._ask_loaded())
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(deadline):
                 version = parse_version(await self._get("/api/version"))
                 models = parse_tags(await self._get("/api/tags"), allow_cloud=self._backend.allow_cloud)
-            return BackendAnswer(version, models, await loaded)
         except TimeoutError:
             raise PollFailed("timeout") from None
         except BadAnswer:
             raise PollFailed("bad_answer") from None
-        finally:
-            loaded.cancel()
+        return BackendAnswer(version, models, await self._ask_loaded(deadline))
 
     async def aclose(self) -> None:
         """Close idle connections."""
         await self._client.aclose()
 
-    async def _ask_loaded(self) -> tuple[str, ...]:
+    async def _ask_loaded(self, deadline: float) -> tuple[str, ...]:
         with contextlib.suppress(PollFailed, BadAnswer, TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(deadline):
                 return parse_loaded(await self._get("/api/ps"))
         return ()
 
     async def _get(self, path: str) -> bytes:
         try:
             async with self._client.stream(
-                "GET", self._backend.base_url + path, extensions={"trace": _refuse_forbidden_address}
+                "GET", self._backend.base_url + path, extensions={"trace": ConnectionWatch()}
             ) as response:
                 return await _read(response)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
             raise PollFailed(_kind(exc)) from exc
+
+
+class ConnectionWatch:
+    """Follows one request's connection attempt, as httpx offers it to `trace`.
+
+    A name that led to a forbidden address is hung up on before the first byte, and so before the token. A
+    handshake that our deadline cuts short is hung up on as well: httpx forgets that connection open.
+    """
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take one step of the attempt. Raises PollFailed if it leads to a forbidden address."""
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+            if is_forbidden_address(self._stream.get_extra_info("server_addr")[0]):
+                await self._stream.aclose()
+                raise PollFailed("forbidden_address")
+        elif event == "connection.start_tls.failed":
+            await self._stream.aclose()
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -129,16 +148,6 @@ async def _read(response: httpx.Response) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise PollFailed("bad_answer")
     return bytes(body)
-
-
-async def _refuse_forbidden_address(event: str, info: dict[str, Any]) -> None:
-    """Hang up before the first byte, and so before the token, if a name led to a forbidden address."""
-    if event != "connection.connect_tcp.complete":
-        return
-    stream = info["return_value"]
-    if is_forbidden_address(stream.get_extra_info("server_addr")[0]):
-        await stream.aclose()
-        raise PollFailed("forbidden_address")
 
 
 def _kind(failure: Exception) -> str:
