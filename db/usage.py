@@ -12,8 +12,6 @@ from domain.usage import UsageOutcome, UsageRecord
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
 from domain.values import TenantId
 
-MAX_REPORT_LINES: Final = 10_000
-
 _COLUMNS: Final = """
     period date, request_id uuid, tenant_id uuid, key_id uuid, model text, model_digest text, api_family text,
     route text, backend text, attempts smallint, attempted_backends text[], outcome usage_outcome,
@@ -98,14 +96,13 @@ class UsageRows:
             "until": until,
             "first_month": since.date().replace(day=1),
             "last_month": until.date().replace(day=1),
-            "limit": MAX_REPORT_LINES,
         }
         if tenant_id is not None:
             values["tenant_id"] = tenant_id
         async with self._engine.connect() as connection:
             found = (await connection.execute(statement, values)).all()
-        lines = [_line(row) for row in found if not row.is_total]
-        return UsageReport(tuple(lines), next(_line(row) for row in found if row.is_total))
+        *lines, total = (_line(row) for row in found)
+        return UsageReport(tuple(lines), total)
 
 
 def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:
@@ -170,8 +167,7 @@ def _summary(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:
               {"AND u.tenant_id = :tenant_id" if of_one_tenant else ""}
             GROUP BY GROUPING SETS (({_SUBJECTS[group_by]}), ())
         ) AS s
-        ORDER BY s.is_total DESC, label
-        LIMIT :limit + 1
+        ORDER BY s.is_total, label
     """)  # noqa: S608 - fragments of this module, chosen by an enum  # nosec B608
 
 
