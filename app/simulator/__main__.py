@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _stop_with(parent, loop)
     simulator.listener.open()
     host = f"[{options.host}]" if ":" in options.host else options.host
-    announce({"name": options.name, "url": f"http://{host}:{simulator.listener.port}", "pid": os.getpid()})
+    facts = {"name": options.name, "url": f"http://{host}:{simulator.listener.port}", "pid": os.getpid()}
+    # From inside the loop: a signal that comes before it runs would be lost.
+    loop.call_soon(announce, facts)
     loop.run_forever()
     return 0
 

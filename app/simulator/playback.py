@@ -69,6 +69,9 @@ class Meter(Protocol):
     def emitted(self, tokens: int) -> None:
         """Count tokens."""
 
+    def stalled(self, *, stalled: bool) -> None:
+        """Note that the client stopped taking the stream, or takes it again."""
+
 
 class StreamPlayback:
     """Sends one record per token, the first together with the head, then the terminator."""
@@ -122,7 +125,8 @@ class StreamPlayback:
     def _turn(self) -> None:
         exchange = self._exchange
         if not exchange.writable:
-            exchange.on_writable = self._turn
+            self._meter.stalled(stalled=True)
+            exchange.on_writable = self._resume
             return
         if self._index < self._stop:
             self._send(self._shape.record(self._index))
@@ -133,6 +137,10 @@ class StreamPlayback:
             self._finish()
         else:
             self._break(self._cut)
+
+    def _resume(self) -> None:
+        self._meter.stalled(stalled=False)
+        self._turn()
 
     def _send(self, data: bytes) -> None:
         if self._index == 0:

@@ -19,6 +19,7 @@ class Entry:
 
     __slots__ = (
         "_log",
+        "_stalled",
         "body",
         "ended_ns",
         "fault",
@@ -35,6 +36,7 @@ class Entry:
         self.request = request
         self.body = body
         self.tokens = 0
+        self._stalled = False
         self.fault: str | None = None
         self.outcome: Ending | None = None
         self.ended_ns = 0
@@ -45,8 +47,16 @@ class Entry:
         self.tokens += tokens
         self._log.emitted(tokens)
 
+    def stalled(self, *, stalled: bool) -> None:
+        """Note whether the client has stopped taking the stream."""
+        if stalled != self._stalled:
+            self._stalled = stalled
+            self._log.stalled += 1 if stalled else -1
+            self._log.changed()
+
     def end(self, outcome: Ending) -> None:
         """Note how the request ended."""
+        self.stalled(stalled=False)
         self.outcome = outcome
         self.ended_ns = time.monotonic_ns()
         self._log.ended_one()
@@ -79,12 +89,14 @@ class Entry:
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """What to wait for, since the log was last cleared. None: does not matter.
 
-    `started`, `ended` requests and `tokens` at least; `in_flight` requests and open `connections` at most.
+    `started` and `ended` requests, `tokens`, and streams `stalled` by their client: at least.
+    `in_flight` requests and open `connections`: at most.
     """
 
     started: int | None = None
     ended: int | None = None
     tokens: int | None = None
+    stalled: int | None = None
     in_flight: int | None = None
     connections: int | None = None
 
@@ -110,6 +122,7 @@ class RequestLog:
         self.ended = 0
         self.in_flight = 0
         self.tokens = 0
+        self.stalled = 0
         self.connections = 0
         self.accepted = 0
 
@@ -154,6 +167,7 @@ class RequestLog:
             "ended": self.ended,
             "in_flight": self.in_flight,
             "tokens": self.tokens,
+            "stalled": self.stalled,
             "connections": {"open": self.connections, "accepted": self.accepted},
         }
 
@@ -186,6 +200,7 @@ class RequestLog:
             (wanted.started, self.started),
             (wanted.ended, self.ended),
             (wanted.tokens, self.tokens),
+            (wanted.stalled, self.stalled),
         )
         at_most = ((wanted.in_flight, self.in_flight), (wanted.connections, self.connections))
         return all(floor is None or now >= floor for floor, now in at_least) and all(

@@ -1,0 +1,27 @@
+"""One simulated server for all tests here, as new before each."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.support.ollama import SimulatedOllama, simulated_ollama
+
+
+@pytest.fixture(scope="session")
+async def shared_ollama() -> AsyncIterator[SimulatedOllama]:
+    async with simulated_ollama(name="a") as server:
+        yield server
+
+
+@pytest.fixture
+async def ollama(shared_ollama: SimulatedOllama) -> SimulatedOllama:
+    await shared_ollama.wait(in_flight=0, connections=0)
+    await shared_ollama.reset()
+    return shared_ollama
+
+
+@pytest.fixture
+async def api(ollama: SimulatedOllama) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=ollama.url, trust_env=False, timeout=10) as client:
+        yield client
