@@ -7,12 +7,12 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -202,20 +202,20 @@ class Stack:
         grace_s = settings.drain_s + APP_MARGIN_S
         worker = self._start("worker", _python(environment, "worker"), running, grace_s=WORKER_GRACE_S)
         app = self._start("app", _python(environment, "app", "serve"), running, grace_s=grace_s)
-        hosted = asyncio.create_task(
-            polled_models(settings.redis_url.get_secret_value(), since=since), name="polled"
-        )
-        green = asyncio.create_task(until_green(settings.host, settings.port), name="green")
+        serving = asyncio.create_task(_first_models(settings, since=since), name="serving")
         deaths = [asyncio.create_task(child.fail_on_death()) for child in (worker, app)]
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                await _all_before_any((hosted, green), deaths)
-        except TimeoutError:
-            raise ChildFailed(f"The gateway was not ready within {READY_TIMEOUT_S:.0f} s.") from None
+            done, _ = await asyncio.wait(
+                (serving, *deaths), timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            for death in done & {*deaths}:
+                await death
+            if not done:
+                raise ChildFailed(f"The gateway was not ready within {READY_TIMEOUT_S:.0f} s.")
+            return serving.result()
         finally:
-            for task in (hosted, green, *deaths):
+            for task in (serving, *deaths):
                 task.cancel()
-        return hosted.result()
 
     def _start(
         self,
@@ -300,13 +300,7 @@ def _converse(preparer: subprocess.Popen[bytes], line: bytes) -> bytes:
         return preparer.stdout.readline()
 
 
-async def _all_before_any(
-    wanted: Sequence[asyncio.Task[Any]], unwanted: Sequence[asyncio.Task[None]]
-) -> None:
-    """Wait for all wanted tasks; raise what an unwanted one raises if it is first."""
-    pending: set[asyncio.Task[Any]] = set(wanted)
-    while pending:
-        done, _ = await asyncio.wait({*pending, *unwanted}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        pending -= done
+async def _first_models(settings: AppSettings, *, since: datetime) -> dict[str, tuple[str, ...]]:
+    """Return the models by backend once the gateway is green."""
+    await until_green(settings.host, settings.port)
+    return await polled_models(settings.redis_url.get_secret_value(), since=since)
