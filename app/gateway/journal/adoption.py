@@ -42,7 +42,7 @@ class Adopter:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._reported: set[str] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def adopt_all(self) -> list[Journal]:
         """Take every journal whose holder is gone, with its open requests closed as lost.
@@ -60,7 +60,7 @@ class Adopter:
                     if journal is not None:
                         adopted.append(journal)
             except OSError as exc:
-                _log.warning("journal_adoption_failed", journal=path.name, error=str(exc))
+                self._report("journal_adoption_failed", path, error=str(exc))
         return adopted
 
     def _adopt(self, path: Path) -> Journal | None:
@@ -70,7 +70,7 @@ class Adopter:
         try:
             version, _ = layout.unpack_header(os.pread(fd, layout.HEADER.size, 0))
             if version != layout.LAYOUT_VERSION:
-                self._report_unknown(path, version)
+                self._report("journal_layout_unknown", path, version=version)
                 os.close(fd)
                 return None
             journal = Journal.resume(fd, path)
@@ -92,10 +92,11 @@ class Adopter:
         _log.info("journal_adopted", journal=path.name, lost=lost, records=waiting)
         return journal
 
-    def _report_unknown(self, path: Path, version: int) -> None:
-        if path.name not in self._reported:
-            self._reported.add(path.name)
-            _log.warning("journal_layout_unknown", journal=path.name, version=version)
+    def _report(self, event: str, path: Path, **fields: object) -> None:
+        """Log trouble with a file once: every later look at the directory meets it again."""
+        if (event, path.name) not in self._reported:
+            self._reported.add((event, path.name))
+            _log.warning(event, journal=path.name, **fields)
 
 
 def close_lost(journal: Journal, *, now: datetime) -> int:
@@ -166,7 +167,7 @@ def _salvage(fd: int, path: Path, *, reason: str) -> Journal | None:
 
 
 def _write_new(directory: Path, records: list[bytes]) -> Journal:
-    needed = sum(layout.FRAME.size + len(record) + layout.WORD for record in records)
+    needed = sum(layout.frame_bytes(len(record)) for record in records)
     pages = needed // layout.HEADER_BYTES + 2
     journal = Journal.create(directory, JournalSize(slots=1, ring_bytes=pages * layout.HEADER_BYTES))
     try:
@@ -188,15 +189,24 @@ def _lock(path: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and lock its adopter may have finished with the file and deleted it.
-        if path.stat().st_ino == os.fstat(fd).st_ino:
+        if stands_at(path, fd):
             return fd
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
     except BaseException:
         os.close(fd)
         raise
     os.close(fd)
     return None
+
+
+def stands_at(path: Path, fd: int) -> bool:
+    """Whether `path` still names the file behind this descriptor."""
+    try:
+        named, held = path.stat(), os.fstat(fd)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
 def _remove_leftover(path: Path) -> None:

@@ -200,7 +200,7 @@ class Journal:
             time.time_ns() // _NS_PER_US,
             zlib.crc32(payload, number & 0xFFFFFFFF),
         )
-        self.head = self.size.after(self.head, len(payload))
+        self.head += layout.frame_bytes(len(payload))
         self.next_number = number + 1
         self.words[_HEAD_WORD] = self.head
         self._dirty = True
@@ -231,7 +231,7 @@ class Journal:
         end = start
         for _ in range(count):
             _, length, _, _, _ = layout.FRAME.unpack_from(self._map, self.size.place(end))
-            end = self.size.after(end, length)
+            end += layout.frame_bytes(length)
         return Batch(first=first, last=first + count - 1, start=start, end=end)
 
     def payloads(self, batch: Batch) -> list[bytes]:
@@ -242,7 +242,7 @@ class Journal:
             at = self.size.place(position)
             _, length, _, _, _ = layout.FRAME.unpack_from(self._map, at)
             found.append(self._map[at + layout.FRAME.size : at + layout.FRAME.size + length])
-            position = self.size.after(position, length)
+            position += layout.frame_bytes(length)
         return found
 
     def free_through(self, batch: Batch) -> None:
@@ -310,7 +310,7 @@ class Journal:
             while (frame := layout.unpack_frame(view, self.size.place(self.head))) is not None:
                 if frame.number != self.next_number:
                     break
-                self.head = self.size.after(self.head, len(frame.payload))
+                self.head += layout.frame_bytes(len(frame.payload))
                 self.next_number += 1
         finally:
             view.release()

@@ -8,8 +8,8 @@ part must be judged from its bytes alone:
 - a slot counts only while its state word says OPEN, which is written last and cleared first;
 - a frame of the ring counts only if its checksum, seeded with its number, is right.
 
-Positions in the ring only ever grow; a position's place in the file is its remainder. A frame may run over
-the ring's end into `SLACK_BYTES` behind it, so no frame is ever split. Words are in the machine's own byte
+Positions in the ring only ever grow; a position's place in the file is its remainder. A frame that begins just
+before the ring's end runs into `SLACK_BYTES` behind it, so no frame is ever split. Words are in the machine's own byte
 order: a journal never leaves its machine, and a native aligned word is stored in one piece.
 """
 
@@ -93,12 +93,6 @@ class JournalSize(msgspec.Struct, frozen=True):
         """Where a position of the ring lies in the file, in bytes."""
         return self.ring_at + position % self.ring_bytes
 
-    def after(self, position: int, payload_bytes: int) -> int:
-        """Return the position behind a frame: at most FRAME_MAX further; the next lap's start at the end."""
-        end = position + FRAME.size + (payload_bytes + WORD - 1) // WORD * WORD
-        lap_end = position - position % self.ring_bytes + self.ring_bytes
-        return min(end, lap_end)
-
 
 class SettledBody(msgspec.Struct, frozen=True):
     """A UsageRecord whose admission is already encoded; encodes to the same bytes."""
@@ -126,6 +120,11 @@ class OpenSlot(msgspec.Struct, frozen=True):
 
 class JournalDamaged(Exception):  # noqa: N818 - reads as what happened
     """A journal file's bytes contradict themselves. The text says what; it quotes no content."""
+
+
+def frame_bytes(payload_bytes: int) -> int:
+    """Return how far a frame's position is from the next one's: FRAME_MAX at most."""
+    return FRAME.size + (payload_bytes + WORD - 1) // WORD * WORD
 
 
 def pack_header(size: JournalSize, journal_id: UUID) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.gateway.journal import layout
-from app.gateway.journal.adoption import LEFTOVER_AGE_S, Adopter
+from app.gateway.journal.adoption import LEFTOVER_AGE_S, Adopter, stands_at
 from app.gateway.journal.entry import open_entry
 from app.gateway.journal.journal import Journal
 from app.gateway.journal.layout import JournalSize
@@ -134,6 +134,20 @@ def test_of_many_adopters_exactly_one_gets_a_journal(tmp_path: Path) -> None:
         assert adopted == [5]
 
 
+def test_a_file_deleted_before_it_was_locked_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.touch()
+    fd = os.open(path, os.O_RDWR)
+    current = stands_at(path, fd)
+    path.unlink()
+    deleted = stands_at(path, fd)
+    path.touch()
+    replaced = stands_at(path, fd)
+    os.close(fd)
+
+    assert (current, deleted, replaced) == (True, False, False)
+
+
 def test_adopting_again_after_the_adopter_died_changes_nothing(tmp_path: Path) -> None:
     leave_behind(tmp_path, settled=3, opened=2)
     first = adopt_one(tmp_path)
@@ -174,6 +188,22 @@ def test_confirmed_records_are_not_found_again(tmp_path: Path) -> None:
 
     assert [record.settlement.tokens_out for record in records(adopted)] == [77]
     assert adopted.first_number == 6
+    adopted.close()
+
+
+def test_records_of_the_lap_before_are_not_taken_for_new_ones(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, SMALL)
+    payload = bytes(1024 - layout.FRAME.size)  # the frames of all laps stand at the same places
+    while journal.head < SMALL.ring_bytes + 5 * 1024:
+        journal.append(payload)
+        batch = journal.cut(journal.tail, journal.first_number, 1)
+        assert batch is not None
+        journal.free_through(batch)
+    journal.close()
+
+    adopted = adopt_one(tmp_path)
+
+    assert (adopted.head, adopted.next_number) == (journal.head, journal.next_number)
     adopted.close()
 
 
