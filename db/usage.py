@@ -26,7 +26,7 @@ _KEY_NAMES: Final = ("period", "request_id")
 # attempted_backends keeps its own length per row. The WHERE is what makes a repeated batch harmless.
 _INSERT: Final = text(f"""
     INSERT INTO usage_records ({", ".join(_NAMES)})
-    SELECT {", ".join(_NAMES)} FROM jsonb_to_recordset(CAST(CAST(:rows AS text) AS jsonb)) AS r ({_COLUMNS})
+    SELECT {", ".join(_NAMES)} FROM json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r ({_COLUMNS})
     ON CONFLICT (period, request_id) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in _KEY_NAMES)}
     WHERE usage_records.outcome = 'lost' AND excluded.outcome <> 'lost'

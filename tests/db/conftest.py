@@ -1,24 +1,15 @@
-"""A migrated database per test, copied from one that was migrated once."""
+"""What the tests of Postgres share beyond the databases themselves."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import migrate
-from db.postgres import Database, UnitOfWork, create_engine
+from db.postgres import Database, UnitOfWork
 from domain.keys import PepperRing, mint_pepper
 from domain.tenants import Actor
 from tests.support.servers import Databases
-
-
-@pytest.fixture(scope="session")
-async def migrated_template(postgres: Databases) -> str:
-    """Give the address of a database nobody connects to."""
-    url = postgres.create()
-    await migrate.upgrade(url)
-    return url
 
 
 @pytest.fixture(scope="session")
@@ -36,20 +27,6 @@ async def scratch(scratch_url: str) -> AsyncIterator[asyncpg.Connection]:
     yield connection
     await transaction.rollback()
     await connection.close()
-
-
-@pytest.fixture
-def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
-    url = postgres.create(template=migrated_template)
-    yield url
-    postgres.drop(url)
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url, application_name="test")
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
