@@ -306,6 +306,17 @@ def test_an_empty_prompt_with_keep_alive_zero_unloads(
     assert parse(path, **empty, keep_alive=keep_alive).is_unload
 
 
+def test_only_what_makes_text_can_be_asked_to_unload() -> None:
+    assert not parse("/api/embed", input=[], keep_alive=0).is_unload
+
+
+def test_an_empty_prompt_on_an_openai_route_is_no_load() -> None:
+    request = parse("/v1/completions", prompt="", stream=True)
+
+    assert not request.is_load_only
+    assert request.stream
+
+
 def test_keep_alive_zero_with_a_prompt_does_not_unload() -> None:
     assert not parse("/api/chat", keep_alive=0).is_unload
 

@@ -351,6 +351,14 @@ def test_an_overlong_record_carries_the_clients_spelling() -> None:
     assert b"".join(pieces) == body.replace(b"llama3:latest", b"LLAMA3")
 
 
+def test_an_echo_touches_only_the_beginning_of_an_overlong_record() -> None:
+    stream = native("LLAMA3")
+    stream.feed(b'{"model":"llama3:latest","response":"' + b"x" * MAX_HELD_BYTES)
+    rest = b'","tool":{"model":"llama3:latest"},"done":false}\n'
+
+    assert stream.feed(rest[:-2]) + stream.feed(rest[-2:]) == rest
+
+
 def test_an_overlong_record_that_may_be_an_error_is_held() -> None:
     stream = native()
 

@@ -173,6 +173,23 @@ def test_random_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
     assert msgspec.json.decode(msgspec.json.encode(read.raw)) == read.values
 
 
+@given(
+    st.text(st.sampled_from('a\ud83d\ude00\\"'), min_size=1, max_size=6),
+    st.sampled_from(('{"%s":1}', '{"a":["%s"]}')),
+)
+@settings(max_examples=count(300, 50_000), deadline=None)
+def test_half_a_character_is_refused_wherever_it_stands(text: str, shape: str) -> None:
+    body = (shape % json.dumps(text)[1:-1]).encode()
+    whole = json.loads(body)
+    try:
+        json.dumps(whole, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        with pytest.raises(BadRequest):
+            parse_object(body, KNOWN)
+    else:
+        assert parse_object(body, KNOWN).values == whole
+
+
 @given(st.binary(max_size=3), st.integers(0, 80))
 @settings(max_examples=count(500, 100_000), deadline=None)
 def test_a_damaged_body_is_read_or_refused_and_nothing_else(damage: bytes, place: int) -> None:
