@@ -1,6 +1,7 @@
 """What lives as long as an app process: opened in order, drained first, closed in reverse."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -9,6 +10,7 @@ from typing import Any, Final, Self
 
 import structlog
 
+from app.gateway.body import Bodies
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
 from app.gateway.cooldown import Cooldown
@@ -34,6 +36,8 @@ from db.revocations import Revocations
 from domain.backends import build_backend_headers, config_digest
 from domain.jobs import USAGE_ACCOUNT
 from domain.keys import PepperRing
+
+GC_THRESHOLD: Final = 20_000
 
 _log = structlog.get_logger()
 
@@ -83,6 +87,7 @@ async def running_gateway(
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s)
+        bodies = Bodies(max_bytes=settings.max_body_bytes, base_timeout_s=settings.body_timeout_s)
         early_poll = EarlyPoll(queue)
         gateway = Gateway(
             keys=keys,
@@ -95,8 +100,7 @@ async def running_gateway(
             exchanges=exchanges,
             metrics=metrics,
             request_poll=early_poll.request,
-            max_body_bytes=settings.max_body_bytes,
-            body_timeout_s=settings.body_timeout_s,
+            bodies=bodies,
             default_output_cap=settings.default_output_cap_tokens,
             ledger_state=ledger.state,
         )
@@ -112,10 +116,13 @@ async def running_gateway(
             catalogue.listen,
             proxies.follow_names,
             exchanges.watch_writes,
+            bodies.sweep,
             early_poll.run,
+            metrics.keep_flushing,
         ):
             stack.push_async_callback(_cancelled, asyncio.create_task(follow()))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
+        _settle_heap()
         _log.info("gateway_started", backends=sorted(upstreams))
         yield gateway
         await drain.finished()
@@ -132,6 +139,17 @@ def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
         )
         for backend in settings.backends()
     }
+
+
+def _settle_heap() -> None:
+    """Take what start-up made out of the garbage collector's sight, and let it look less often.
+
+    Collections that walk modules, schemas and routes again and again cost a small request a fifth of its time;
+    the relay itself makes next to no cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

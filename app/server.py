@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from granian.server.mp import MPServer
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
 
 from app.settings import AppSettings
 
@@ -53,4 +54,5 @@ def _granian(settings: AppSettings) -> MPServer:
             header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BUFFER_BYTES
         ),
         log_access=False,
+        log_level=LogLevels.warning,
     )

@@ -10,6 +10,9 @@ from domain.values import Principal
 class KeyStore(Protocol):
     """Where principals come from."""
 
+    def remembered(self, digest: bytes) -> Principal | None:
+        """Return the principal if this process may answer from memory, else None. Costs no I/O."""
+
     async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
         """Return the principal of the first digest that is known and usable, else None.
 

@@ -126,7 +126,7 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
     attempts = _Attempts()
     for candidate in rank(order.candidates, gateway.cooldown.cooling()):
         if attempts.made:
-            gateway.metrics.failovers.labels(tally.attempted[-1]).inc()
+            gateway.count_failover(tally.attempted[-1])
         attempts.made += 1
         tally.attempt(candidate.backend)
         try:
@@ -135,7 +135,7 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
             _failed(candidate, order, failure, gateway)
             continue
         if isinstance(opened, Opened):
-            gateway.metrics.attempts.labels(candidate.backend, "answered").inc()
+            gateway.count_attempt(candidate.backend, "answered")
             return opened
         _refused(candidate, order, opened, gateway)
         if opened.kind is VerdictKind.CLIENT_FAULT:
@@ -213,7 +213,7 @@ async def _open_body(answer: UpstreamAnswer, order: Order) -> Opened:
 def _failed(candidate: Candidate, order: Order, failure: UpstreamFailed, gateway: Gateway) -> None:
     gateway.cooldown.failed(candidate.backend)
     gateway.request_poll()
-    gateway.metrics.attempts.labels(candidate.backend, "failed").inc()
+    gateway.count_attempt(candidate.backend, "failed")
     _log.warning(
         "attempt_failed",
         request_id=order.request_id.decode(),
@@ -229,7 +229,7 @@ def _refused(candidate: Candidate, order: Order, verdict: Verdict, gateway: Gate
         gateway.request_poll()
     elif verdict.kind is VerdictKind.SERVER_ERROR:
         gateway.cooldown.failed(candidate.backend)
-    gateway.metrics.attempts.labels(candidate.backend, verdict.kind.value).inc()
+    gateway.count_attempt(candidate.backend, verdict.kind.value)
     level = _log.info if verdict.kind is VerdictKind.CLIENT_FAULT else _log.warning
     level(
         "attempt_refused",

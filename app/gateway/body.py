@@ -1,59 +1,96 @@
 """Reading a request body within its size and time."""
 
 import asyncio
+import time
+from typing import Any, Final
 
 from litestar.types import Receive
 
 from app.gateway.call import Call
 from domain.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 
-_MIB = 1024 * 1024
+SWEEP_INTERVAL_S: Final = 1.0
+_MIB: Final = 1024 * 1024
+_PLAIN: Final = frozenset({b"identity", b""})
 
 
 class ClientLeft(Exception):  # noqa: N818 - nobody's failure
     """The client closed its connection before its request was complete."""
 
 
-async def read_body(call: Call, receive: Receive, *, max_bytes: int, base_timeout_s: float) -> bytes:
-    """Return the whole body.
+class Bodies:
+    """Reads bodies, each within `max_bytes` and `base_timeout_s` plus one second per MiB it may have.
 
-    The client has `base_timeout_s` plus one second for each MiB that the limit or its Content-Length allows.
-
-    Raises
-    ------
-    UnsupportedEncoding
-        The body is compressed.
-    BodyTooLarge
-        It exceeds `max_bytes`; a Content-Length that says so is refused before anything is read.
-    BodyTooSlow
-        It did not arrive in time.
-    ClientLeft
-        The connection closed first.
+    One sweep a second looks after the deadlines of all bodies, because a timer for each would cost a small
+    request more than reading it.
     """
-    if call.content_encoding not in {b"identity", b""}:
-        raise UnsupportedEncoding("Send the body uncompressed: this Content-Encoding is not supported.")
-    length = call.body_length
-    if length is not None and length > max_bytes:
-        raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
-    allowed = max_bytes if length is None else length
-    try:
-        async with asyncio.timeout(base_timeout_s + allowed / _MIB):
-            return await _collect(receive, max_bytes)
-    except TimeoutError as exc:
-        raise BodyTooSlow("The body did not arrive in time.") from exc
 
+    def __init__(self, *, max_bytes: int, base_timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._base_timeout_s = base_timeout_s
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
 
-async def _collect(receive: Receive, max_bytes: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        event = await receive()
-        if event["type"] != "http.request":
-            raise ClientLeft
-        piece = event["body"]
-        size += len(piece)
-        if size > max_bytes:
-            raise BodyTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")
-        if not event["more_body"]:
-            return piece if not pieces else b"".join((*pieces, piece))
-        pieces.append(piece)
+    async def read(self, call: Call, receive: Receive) -> bytes:
+        """Return the whole body.
+
+        Raises
+        ------
+        UnsupportedEncoding
+            The body is compressed.
+        BodyTooLarge
+            It exceeds the limit; a Content-Length that says so is refused before anything is read.
+        BodyTooSlow
+            It did not arrive in time.
+        ClientLeft
+            The connection closed first.
+        """
+        if call.content_encoding not in _PLAIN:
+            raise UnsupportedEncoding("Send the body uncompressed: this Content-Encoding is not supported.")
+        length = call.body_length
+        if length is not None and length > self._max_bytes:
+            raise self._too_large()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a body is read inside a task")
+        allowed = self._max_bytes if length is None else length
+        self._deadlines[task] = time.monotonic() + self._base_timeout_s + allowed / _MIB
+        try:
+            return await self._collect(receive)
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise
+            task.uncancel()
+            raise BodyTooSlow("The body did not arrive in time.") from None
+        finally:
+            self._late.discard(task)
+            del self._deadlines[task]
+
+    async def sweep(self) -> None:
+        """Give up on late bodies, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now = time.monotonic()
+            for task in [task for task, deadline in self._deadlines.items() if deadline < now]:
+                if task not in self._late:
+                    self._late.add(task)
+                    task.cancel()
+
+    async def _collect(self, receive: Receive) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            event = await receive()
+            if event["type"] != "http.request":
+                raise ClientLeft
+            piece = event["body"]
+            size += len(piece)
+            if size > self._max_bytes:
+                raise self._too_large()
+            if piece:
+                pieces.append(piece)
+            if not event["more_body"]:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than the limit of {self._max_bytes} bytes.")

@@ -97,7 +97,7 @@ class Endpoint:
                 raise
             await self._refuse(downstream, fault)
         finally:
-            self._metrics.count(downstream.status)
+            self._metrics.answered(downstream.status)
             self._access_log.write(
                 request_id=call.request_id_text.decode(),
                 client_request_id=call.client_request_id,

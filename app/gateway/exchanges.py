@@ -34,6 +34,10 @@ class Exchange:
         self.reason: CutReason | None = None
         self.closed = False
 
+    def client_gone(self) -> None:
+        """Cut the exchange because its client left."""
+        self.cut(CutReason.CLIENT_GONE)
+
     def cut(self, reason: CutReason) -> None:
         """Cancel the exchange once, for the first reason given."""
         if self.reason is None and not self.closed:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from typing import Final
 from uuid import UUID
 
+from app.gateway.body import Bodies
 from app.gateway.call import Call
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
@@ -42,8 +43,7 @@ class Gateway:
         exchanges: Exchanges,
         metrics: Metrics,
         request_poll: Callable[[], None],
-        max_body_bytes: int,
-        body_timeout_s: float,
+        bodies: Bodies,
         default_output_cap: int,
         ledger_state: Callable[[], LedgerState],
     ) -> None:
@@ -54,22 +54,13 @@ class Gateway:
         self.exchanges = exchanges
         self.metrics = metrics
         self.request_poll = request_poll
-        self.max_body_bytes = max_body_bytes
-        self.body_timeout_s = body_timeout_s
+        self.bodies = bodies
         self.default_output_cap = default_output_cap
         self.rates = EvalRates()
         self._ledger_state = ledger_state
         self._keys = keys
         self._peppers = peppers
         self._proxies = proxies
-        self._measured_tokens = (
-            metrics.tokens.labels("in", "measured"),
-            metrics.tokens.labels("out", "measured"),
-        )
-        self._estimated_tokens = (
-            metrics.tokens.labels("in", "estimated"),
-            metrics.tokens.labels("out", "estimated"),
-        )
         self._rights: dict[UUID, tuple[Principal, ModelRights]] = {}
         self._listing: tuple[ModelIndex, Listing] | None = None
 
@@ -110,9 +101,17 @@ class Gateway:
 
     def count_tokens(self, settled: Settlement) -> None:
         """Add a settled request's tokens to the metrics."""
-        children = self._estimated_tokens if settled.estimated else self._measured_tokens
-        children[0].inc(settled.tokens_in)
-        children[1].inc(settled.tokens_out)
+        source = "estimated" if settled.estimated else "measured"
+        self.metrics.add(self.metrics.tokens, ("in", source), settled.tokens_in)
+        self.metrics.add(self.metrics.tokens, ("out", source), settled.tokens_out)
+
+    def count_attempt(self, backend: str, result: str) -> None:
+        """Count how one attempt at a backend went."""
+        self.metrics.add(self.metrics.attempts, (backend, result))
+
+    def count_failover(self, backend: str) -> None:
+        """Count that a request moved on from `backend`."""
+        self.metrics.add(self.metrics.failovers, (backend,))
 
     def refresh_metrics(self) -> None:
         """Bring the figures up to date that are read rather than counted."""

@@ -69,6 +69,13 @@ class KeyRing:
         self._now = time.monotonic
         revocations.add_cache(self)
 
+    def remembered(self, digest: bytes) -> Principal | None:
+        """Return a principal from memory while Postgres has confirmed the revocation sequence recently."""
+        entry = self._entries.get(digest)
+        if entry is None or self._now() - self._revocations.confirmed_at > OUTAGE_GRACE_S:
+            return None
+        return entry.principal
+
     async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
         """Return the principal, from memory when it is there and Postgres confirmed recently.
 

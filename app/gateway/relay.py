@@ -112,7 +112,7 @@ class Relay:
         self._tally.settle(outcome)
         self._gateway.cooldown.failed_late(self._backend)
         self._gateway.request_poll()
-        self._gateway.metrics.attempts.labels(self._backend, "broken").inc()
+        self._gateway.count_attempt(self._backend, "broken")
         _log.warning(
             "answer_broken",
             request_id=self._order.request_id.decode(),

@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
-from litestar.types import Receive
-
 from app.gateway.attempts import Order
-from app.gateway.body import ClientLeft, read_body
+from app.gateway.body import ClientLeft
 from app.gateway.call import Call
+from app.gateway.client_watch import ClientWatch
 from app.gateway.downstream import JSON
 from app.gateway.endpoint import Visit
 from app.gateway.exchanges import CutReason, Exchange
@@ -39,11 +38,9 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     principal = await gateway.principal(call)
     visit.note.tenant = principal.tenant_slug
     visit.note.key = principal.key_prefix
-    body = await read_body(
-        call, visit.receive, max_bytes=gateway.max_body_bytes, base_timeout_s=gateway.body_timeout_s
-    )
+    body = await gateway.bodies.read(call, visit.receive)
     request = parse_request(spec, body)
-    visit.metrics.dropped_fields.inc(request.dropped)
+    visit.metrics.dropped(request.dropped)
     name, candidates = authorize(
         request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
     )
@@ -115,10 +112,10 @@ async def exchange(
 ) -> None:
     """Run the relay beside a watch on the client, and give every ending its outcome."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine always runs in a task
+    assert task is not None  # noqa: S101 - a coroutine always runs in a task  # nosec B101
     running = Exchange(visit.downstream, task)
     gateway.exchanges.add(running)
-    watch = asyncio.create_task(watch_client(visit.receive, running))
+    watch = ClientWatch(visit.receive, running.client_gone)
     try:
         await relaying
     except asyncio.CancelledError:
@@ -140,17 +137,8 @@ async def exchange(
         tally.settle(UsageOutcome.CUT)
         raise
     finally:
-        watch.cancel()
+        watch.stop()
         gateway.exchanges.remove(running)
-
-
-async def watch_client(receive: Receive, running: Exchange) -> None:
-    """Cut the exchange when its client leaves; `send` alone never tells."""
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            running.cut(CutReason.CLIENT_GONE)
-            return
 
 
 async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, order: Order) -> None:
@@ -174,7 +162,7 @@ def account(visit: Visit, tally: Tally, gateway: Gateway) -> None:
     note.outcome = settled.outcome.value
     note.tokens_in = settled.tokens_in
     note.tokens_out = settled.tokens_out
-    visit.metrics.outcomes[settled.outcome].inc()
+    visit.metrics.ended(settled.outcome)
     first_token_s = tally.first_token_s()
     if first_token_s is not None:
         visit.metrics.first_token.observe(first_token_s)
