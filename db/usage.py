@@ -91,7 +91,7 @@ class UsageRows:
             Whose requests; None means everybody's, which is for operators.
         """
         statement = _summary(group_by, of_one_tenant=tenant_id is not None)
-        values = {
+        values: dict[str, object] = {
             "since": since,
             "until": until,
             "first_month": since.date().replace(day=1),
