@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 import uvloop
 from redis.asyncio import Redis
+from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.logs import configure_logging
@@ -78,13 +79,16 @@ async def serve(settings: WorkerSettings) -> None:
         page = await _open_health_page(settings, queue)
         stack.callback(page.close)
         await stack.enter_async_context(_ticking(jobs, redis, queue))
-        _log.info(
-            "worker_started",
-            backends=[backend.name for backend in settings.backends()],
-            jobs=[job.order.name for job in jobs],
-            health_port=page.sockets[0].getsockname()[1],
-        )
-        await GatewayWorker(queue, [saq_function(job) for job in jobs]).start()
+
+        async def announce(_: Context) -> None:
+            _log.info(
+                "worker_started",
+                backends=[backend.name for backend in settings.backends()],
+                jobs=[job.order.name for job in jobs],
+                health_port=page.sockets[0].getsockname()[1],
+            )
+
+        await GatewayWorker(queue, [saq_function(job) for job in jobs], on_start=announce).start()
     _log.info("worker_stopped")
 
 

@@ -22,20 +22,34 @@ STOP_GRACE_S: Final = 5
 _SCHEDULE_S: Final = 1
 _ABORT_S: Final = 1
 _SWEEP_S: Final = 2
+
+# How long a sweep waits for the worker of a silent job to confirm that it let go; it has mostly died.
+_LET_GO_S: Final = 1.5
+
 _INFO_S: Final = 10
 
 _log = structlog.get_logger()
 
 
 class GatewayWorker(Worker[Context]):
-    """Runs the jobs of one process until SIGTERM or SIGINT, and then at most `STOP_GRACE_S` longer."""
+    """Runs the jobs of one process until SIGTERM or SIGINT, and then at most `STOP_GRACE_S` longer.
 
-    def __init__(self, queue: GatewayQueue, functions: Collection[tuple[str, SaqFunction]]) -> None:
+    `on_start` is called once signals are listened to and before the first job.
+    """
+
+    def __init__(
+        self,
+        queue: GatewayQueue,
+        functions: Collection[tuple[str, SaqFunction]],
+        *,
+        on_start: SaqFunction,
+    ) -> None:
         super().__init__(
             queue,
             functions,
             concurrency=CONCURRENCY,
             dequeue_timeout=DEQUEUE_S,
+            startup=on_start,
             after_process=FailureLog().note,
             shutdown_grace_period_s=STOP_GRACE_S,
         )
@@ -45,7 +59,7 @@ class GatewayWorker(Worker[Context]):
         return [
             asyncio.create_task(self._keep(lambda: self.abort(_ABORT_S), _ABORT_S)),
             asyncio.create_task(self._keep(lambda: self.schedule(_SCHEDULE_S), _SCHEDULE_S)),
-            asyncio.create_task(self._keep(lambda: self.queue.sweep(_SWEEP_S), _SWEEP_S)),
+            asyncio.create_task(self._keep(lambda: self.queue.sweep(_SWEEP_S, _LET_GO_S), _SWEEP_S)),
             asyncio.create_task(self._keep(lambda: self.worker_info(_INFO_S * 2), _INFO_S)),
         ]
 

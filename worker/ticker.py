@@ -11,6 +11,7 @@ from db.redis.queue import GatewayQueue
 from domain.jobs import JobOrder
 
 _PAUSE_S: Final = 1.0
+_AGAIN_MS: Final = 1000
 
 _log = structlog.get_logger()
 
@@ -48,12 +49,21 @@ class Ticker:
     async def _tick(self, *, wait_for_lease: bool) -> float:
         """Order the job if it is time; return the seconds until it can be time again."""
         if await self._redis.set(self._lease, 1, nx=wait_for_lease, px=self._every_ms):
-            await self._queue.order(self._order)
-            self._failing = False
-            return self._every_ms / 1000
+            return await self._give_order()
         left_ms = await self._redis.pttl(self._lease)
         if left_ms > self._every_ms or left_ms == -1:
             # A worker with other settings took a longer lease; ours counts from now.
             await self._redis.pexpire(self._lease, self._every_ms)
             left_ms = self._every_ms
         return max(left_ms, 1) / 1000
+
+    async def _give_order(self) -> float:
+        pause_ms = self._every_ms
+        if not await self._queue.order(self._order) and pause_ms > _AGAIN_MS:
+            # The job of an earlier order still runs, or died with its worker: look again soon.
+            pause_ms = _AGAIN_MS
+            await self._redis.pexpire(self._lease, pause_ms)
+        if self._failing:
+            _log.info("job_ordered_again", job=self._order.name)
+        self._failing = False
+        return pause_ms / 1000

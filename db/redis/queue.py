@@ -1,6 +1,7 @@
 """The job queue: SAQ's Redis queue under our prefix, calm while Redis is away, deaf to what is not a job."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from typing import Any, Final
@@ -92,6 +93,11 @@ class GatewayQueue(RedisQueue):
             _log.info("queue_reachable_again")
         self._away = False
         return job
+
+    async def disconnect(self) -> None:
+        """Stop listening; whoever opened the Redis client closes it."""
+        with contextlib.suppress(RedisError, OSError):
+            await self._pubsub.close()
 
     async def order(self, order: JobOrder, **arguments: object) -> bool:
         """Ask for a job; return False if the same one waits or runs already.

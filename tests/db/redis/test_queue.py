@@ -34,7 +34,7 @@ async def test_an_order_reaches_the_next_worker_with_its_limits(queue: GatewayQu
 
     assert job is not None
     assert (job.function, job.key) == ("discovery.poll", "discovery.poll")
-    assert (job.timeout, job.heartbeat, job.retries) == (360, 4, 1)
+    assert (job.timeout, job.heartbeat, job.retries) == (360, 3, 1)
 
 
 async def test_the_same_order_twice_is_one_job(queue: GatewayQueue) -> None:
