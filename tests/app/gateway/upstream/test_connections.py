@@ -192,12 +192,13 @@ async def test_the_replacement_is_not_replaced() -> None:
 
 async def test_the_replacement_is_new_even_if_another_connection_is_idle() -> None:
     async with scripted_backend() as backend, client_of(backend.url) as upstream:
-        calls = [post(upstream), post(upstream)]
-        peers = [await backend.peer(), await backend.peer()]
-        for peer in peers:
+        calls, peers = [], []
+        for _ in range(2):
+            calls.append(post(upstream))
+            peers.append(await backend.peer())
+        for call, peer in zip(calls, peers, strict=True):
             await peer.request()
             await peer.send(EMPTY)
-        for call in calls:
             (await finish(call)).close()
         again = post(upstream)
         await peers[1].request()
@@ -208,6 +209,32 @@ async def test_the_replacement_is_new_even_if_another_connection_is_idle() -> No
         (await finish(again)).close()
 
     assert len(backend.peers) == 3
+
+
+async def test_the_replacement_is_new_even_if_only_a_used_connection_comes_free() -> None:
+    async with scripted_backend() as backend, client_of(backend.url, max_connections=2) as upstream:
+        dying = await served(upstream, backend, EMPTY)
+        call = post(upstream, b'{"raced":1}')
+        await dying.request()
+        other_call = post(upstream)
+        other = await backend.peer()
+        await other.request()
+        queued_call = post(upstream)
+        await turns(1)
+        dying.close()  # its place goes to the request that was waiting
+        queued = await backend.peer()
+        await queued.request()
+        await other.send(EMPTY)
+        (await finish(other_call)).close()  # this used connection goes to the one that was raced
+        fresh = await backend.peer()
+        request = await fresh.request()
+        await fresh.send(EMPTY)
+        (await finish(call)).close()
+        await other.gone()
+        await queued.send(EMPTY)
+        (await finish(queued_call)).close()
+
+    assert request.body == b'{"raced":1}'
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("close", "closed"), ("reset", "reset")])

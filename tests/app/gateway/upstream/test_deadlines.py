@@ -180,6 +180,8 @@ async def test_time_the_reader_takes_is_not_the_backends() -> None:
         await peer.request()
         await peer.send(CHUNKED)
         answer = await finish(call)
+        loop.call_soon(peer.writer.write, b"2\r\nno\r\n")
+        assert await answer.read() == b"no"
         reader_is_back = loop.create_future()
         loop.call_later(3 * SHORT_S, reader_is_back.set_result, None)
         await reader_is_back
