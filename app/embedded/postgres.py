@@ -95,7 +95,8 @@ class PostgresServer:
             env={"LC_ALL": "C", "PATH": os.defpath},
             account=self._account,
             parent_death_signal=signal.SIGINT,
-            stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint, exits
+            # "fast": ends sessions, writes a checkpoint, exits; "immediate" leaves out the checkpoint
+            stop_signal=signal.SIGINT if self._durable else signal.SIGQUIT,
             keep_open=self._inherited(),
         )
 

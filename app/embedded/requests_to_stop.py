@@ -11,14 +11,17 @@ from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAUNCHER: Final = "uv"
-_ECHO_S: Final = 0.5
+ECHO_S: Final = 0.5
 """One Ctrl-C can reach us twice, from the terminal and through `uv run`, which passes it on."""
 
 
 @contextmanager
-def requests_to_stop(*, stop: Callable[[], None], hurry: Callable[[], None]) -> Iterator[None]:
+def requests_to_stop(
+    *, stop: Callable[[], None], hurry: Callable[[], None], echo_s: float = ECHO_S
+) -> Iterator[None]:
     """Call `stop` at the first request to end and `hurry` at later ones. Needs the running loop.
 
+    Requests within `echo_s` seconds of the first count as the same one.
     When `uv run` started us, its death is both.
     """
     loop = asyncio.get_running_loop()
@@ -30,7 +33,7 @@ def requests_to_stop(*, stop: Callable[[], None], hurry: Callable[[], None]) -> 
         if first_at is None:
             first_at = now
             stop()
-        elif now - first_at > _ECHO_S:
+        elif now - first_at >= echo_s:
             hurry()
 
     launcher = _launcher_descriptor()

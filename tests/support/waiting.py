@@ -1,5 +1,6 @@
 """Waiting for a condition instead of sleeping for a guess."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -19,3 +20,16 @@ def wait_until(condition: Callable[[], bool], *, within_s: float) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s:g} s")
         time.sleep(_INTERVAL_S)
+
+
+async def until(condition: Callable[[], bool], *, within_s: float) -> None:
+    """Wait until the condition holds, while the event loop turns.
+
+    Raises
+    ------
+    TimeoutError
+        It did not within `within_s` seconds.
+    """
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - other processes and threads cannot set our events
+            await asyncio.sleep(_INTERVAL_S)
