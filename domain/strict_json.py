@@ -20,6 +20,7 @@ from domain.errors import BadRequest
 MAX_DEPTH = 64
 _TOO_DEEP = f"the body is nested deeper than {MAX_DEPTH} levels"
 
+_CONTAINERS = (dict, list)
 _LONGEST_INTEGER = 308
 """Digits that every 64-bit float can hold; Go reads untyped numbers as such floats."""
 
@@ -105,8 +106,7 @@ def parse_object(body: bytes, known: KnownFields) -> StrictObject:
     values = _scan(text)
     if not isinstance(values, dict):
         raise BadRequest("the body must be a JSON object")
-    if text.count("{") + text.count("[") > MAX_DEPTH:
-        _refuse_deep(values)
+    _refuse_deep(values)
     unknown = known.count_unknown(values)
     return StrictObject(values, split_raw(body), unknown)
 
@@ -145,9 +145,9 @@ def _refuse_deep(values: dict[str, object]) -> None:
     for _ in range(MAX_DEPTH):
         level = [
             child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, _CONTAINERS)
         ]
         if not level:
             return
