@@ -18,8 +18,7 @@ def exit_with_parent() -> None:
     Call it once, from the main thread, as early as possible. Nothing is cleaned up then: whoever wants an
     orderly end signals the process itself.
     """
-    starter = multiprocessing.parent_process()
-    parent = os.getppid() if starter is None or starter.pid is None else starter.pid
+    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The kernel's signal comes when the parent's *thread* ends and only on Linux; looking covers the rest,
@@ -28,6 +27,9 @@ def exit_with_parent() -> None:
 
 
 def _watch(parent: int) -> None:
-    while os.getppid() == parent:
+    # Where multiprocessing started us it knows better: its parent may be another than the system's (a fork
+    # server), and may have died before we looked.
+    starter = multiprocessing.parent_process()
+    while os.getppid() == parent and (starter is None or starter.is_alive()):
         time.sleep(_LOOK_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGKILL)
