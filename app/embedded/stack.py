@@ -4,6 +4,7 @@ Started first means stopped last: PostgreSQL, Valkey, simulators, worker, app.
 """
 
 import asyncio
+import functools
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ WORKER_GRACE_S: Final = 10.0
 SIMULATOR_GRACE_S: Final = 2.0
 APP_MARGIN_S: Final = 5.0
 """How much longer than its drain the app may take before it is killed."""
+
+_STORES_TO_COME: Final = {"DATABASE_URL": "postgresql://127.0.0.1/", "REDIS_URL": "redis://127.0.0.1/"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +98,21 @@ class Stack:
     async def _bring_up(
         self, state: StateDirectory, port: int, running: AsyncExitStack, report: Callable[[Report], None]
     ) -> None:
-        preparer = self._start_preparer(running)
         self._ports = state.ports()
         secrets = state.secrets()
-        stores = self._start_servers(state, secrets, running)
-        environment = gateway_environment(
+        environment_for = functools.partial(
+            gateway_environment,
             self._environ,
             state=state,
             secrets=secrets,
-            stores=stores,
             host=self._options.host,
             port=port,
-            backends=self._start_simulators(secrets, running),
         )
+        # Whatever is wrong with the operator's settings is said before anything has started.
+        load_app_settings(environment_for(stores=_STORES_TO_COME, backends=None))
+        preparer = self._start_preparer(running)
+        stores = self._start_servers(state, secrets, running)
+        environment = environment_for(stores=stores, backends=self._start_simulators(secrets, running))
         settings = load_app_settings(environment)
         state.remember(self._ports)
         order = Order(stores["DATABASE_URL"], settings.key_pepper.get_secret_value(), self._options.tenant)
@@ -297,7 +302,9 @@ def _converse(preparer: subprocess.Popen[bytes], line: bytes) -> bytes:
     with preparer.stdin, preparer.stdout:
         preparer.stdin.write(line)
         preparer.stdin.flush()
-        return preparer.stdout.readline()
+        reply = preparer.stdout.readline()
+    preparer.wait()
+    return reply
 
 
 async def _first_models(settings: AppSettings, *, since: datetime) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -12,9 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import ollama
 import pytest
 
+from app.cli.up import ready_message
+from app.embedded.handover import Ready, Report
 from app.embedded.running import running_environment
 from tests.support.up import READY_WITHIN_S, REPOSITORY, Up, all_gone, running_up, uv_run
 from tests.support.waiting import wait_until
@@ -71,6 +75,53 @@ def test_the_printed_key_streams_an_answer(demo: Up) -> None:
 
     assert len(parts) > 2
     assert parts[-1].done
+
+
+def test_the_printed_curl_line_streams_an_answer_when_pasted(demo: Up) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("this machine has no curl")
+    (line,) = [line for line in printed(demo).splitlines() if line.startswith("curl ")]
+
+    answer = subprocess.run(["sh", "-c", line], check=True, capture_output=True, text=True, timeout=30)
+
+    assert '"done":true' in answer.stdout.splitlines()[-1]
+
+
+def test_the_printed_python_lines_stream_an_answer_when_pasted(demo: Up) -> None:
+    text = printed(demo)
+    program = text[text.index("import ") : text.index("  Ctrl-C")]
+
+    answer = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
+    )
+
+    assert answer.stdout
+
+
+def test_an_instance_without_models_says_how_to_name_backends(demo: Up) -> None:
+    assert "OLLAMA_BACKENDS=" in ready_message(Report(msgspec.convert(demo.ready, Ready), {"sim-a": ()}))
+
+
+def test_a_later_start_says_how_to_get_another_key(demo: Up) -> None:
+    later = msgspec.convert(demo.ready | {"tenant_key": None, "admin_key": None}, Ready)
+
+    assert "neuronetz-gateway keys create" in ready_message(Report(later, {}))
+
+
+def test_a_wrong_setting_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "app", "up", "--port", "0", "--state-dir", str(tmp_path / "state")],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"OLLAMA_BACKENDS": "nonsense"},
+        timeout=30,
+    )
+
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "OLLAMA_BACKENDS" in refused.stderr
 
 
 def test_the_models_of_both_backends_are_listed_once(demo: Up) -> None:
@@ -180,6 +231,12 @@ def test_a_killed_up_leaves_nothing_running_and_loses_nothing(tmp_path: Path) ->
         second.end(signal.SIGKILL)
 
         all_gone(pids, within_s=1)
+
+
+def printed(up: Up) -> str:
+    """Return what this instance would have printed without `--json`."""
+    hosted: dict[str, tuple[str, ...]] = {"sim-a": ("llama3.2:latest",), "sim-b": ("llama3.2:latest",)}
+    return ready_message(Report(msgspec.convert(up.ready, Ready), hosted))
 
 
 def _is_green(up: Up) -> bool:
