@@ -11,6 +11,9 @@ from app.gateway.upstream.request import RequestHeads, parse_origin
 from domain.errors import UpstreamFailed
 
 _DEFAULT_MAX_CONNECTIONS = 1024
+_DEFAULT_MAX_IDLE_S = (
+    15.0  # servers close an idle connection after 60 s and more; stay well clear of that race
+)
 _KEEP_ALIVE_RACE = frozenset({"closed", "reset"})
 
 
@@ -79,6 +82,8 @@ class BackendUpstream:
         How long the backend may take.
     max_connections
         Sockets at once, busy and idle. At the bound a request waits for at most `deadlines.connect_s`.
+    max_idle_s
+        Longest rest of a connection between two requests, in seconds.
     ssl_context
         For https; the default verifies against the system's authorities.
 
@@ -96,6 +101,7 @@ class BackendUpstream:
         headers: Mapping[str, str],
         deadlines: Deadlines,
         max_connections: int = _DEFAULT_MAX_CONNECTIONS,
+        max_idle_s: float = _DEFAULT_MAX_IDLE_S,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
@@ -107,6 +113,7 @@ class BackendUpstream:
             self._dial,
             max_connections=max_connections,
             patience_s=deadlines.connect_s,
+            max_idle_s=max_idle_s,
             shortest_deadline_s=min(deadlines.first_byte_s, deadlines.idle_s),
         )
 

@@ -7,9 +7,6 @@ from contextlib import suppress
 from app.gateway.upstream.protocol import Connection
 from domain.errors import Sent, UpstreamFailed
 
-MAX_IDLE_S = 15.0
-"""Servers close an idle connection after 60 s and more; one that rested this long is not worth the race."""
-
 _SLOWEST_SWEEP_S = 1.0
 _FASTEST_SWEEP_S = 0.005
 _SWEEPS_PER_DEADLINE = 10
@@ -31,6 +28,8 @@ class ConnectionPool:
         Sockets at once, busy and idle.
     patience_s
         Longest wait for one of them to become free.
+    max_idle_s
+        Longest rest between two requests; after it the connection is closed.
     shortest_deadline_s
         The smallest deadline a connection may set, in seconds.
     """
@@ -41,6 +40,7 @@ class ConnectionPool:
         *,
         max_connections: int,
         patience_s: float,
+        max_idle_s: float,
         shortest_deadline_s: float,
     ) -> None:
         if max_connections < 1:
@@ -48,7 +48,8 @@ class ConnectionPool:
         self._connect = connect
         self._max_connections = max_connections
         self._patience_s = patience_s
-        pause_s = min(shortest_deadline_s, MAX_IDLE_S) / _SWEEPS_PER_DEADLINE
+        self._max_idle_s = max_idle_s
+        pause_s = min(shortest_deadline_s, max_idle_s) / _SWEEPS_PER_DEADLINE
         self._sweep_every_s = min(max(pause_s, _FASTEST_SWEEP_S), _SLOWEST_SWEEP_S)
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
@@ -103,7 +104,7 @@ class ConnectionPool:
         if waiter is not None:
             waiter.set_result(connection)
             return
-        connection.deadline = asyncio.get_running_loop().time() + MAX_IDLE_S
+        connection.deadline = asyncio.get_running_loop().time() + self._max_idle_s
         self._idle[connection] = None
 
     def lost(self, connection: Connection) -> None:

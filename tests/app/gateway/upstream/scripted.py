@@ -129,6 +129,7 @@ async def client_of(
     waits: Waits | None = None,
     headers: dict[str, str] | None = None,
     max_connections: int = 1024,
+    max_idle_s: float = LONG_S,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[BackendUpstream]:
     """Build the client under test and close it afterwards."""
@@ -138,6 +139,7 @@ async def client_of(
         headers=headers or {},
         deadlines=waits or Waits(),
         max_connections=max_connections,
+        max_idle_s=max_idle_s,
         ssl_context=ssl_context,
     )
     try:

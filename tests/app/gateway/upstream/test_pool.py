@@ -160,3 +160,22 @@ async def test_closing_the_upstream_does_not_end_a_body_without_length_in_silenc
 
         with pytest.raises(UpstreamFailed, match="closed"):
             await answer.read()
+
+
+async def test_a_connection_that_rested_too_long_is_closed() -> None:
+    async with scripted_backend() as backend, client_of(backend.url, max_idle_s=0.05) as upstream:
+        peer = await served(upstream, backend, EMPTY)
+
+        await peer.gone()
+
+
+async def test_the_rest_of_a_connection_does_not_count_while_it_works() -> None:
+    loop = asyncio.get_running_loop()
+
+    async with scripted_backend() as backend, client_of(backend.url, max_idle_s=0.05) as upstream:
+        await served(upstream, backend, EMPTY)
+        call = post(upstream)
+        await backend.peers[0].request()
+        loop.call_later(0.2, backend.peers[0].writer.write, EMPTY)
+
+        assert (await finish(call)).status == 200
