@@ -33,6 +33,8 @@ HELD_BODY_BYTES: Final = 1024 * 1024
 """An unstreamed answer is held back this far, so that failover stays possible."""
 ERROR_BODY_BYTES: Final = 64 * 1024
 OK: Final = 200
+_COMMENT: Final = b":"
+"""A line of server-sent events that starts so says nothing about the answer."""
 BUSY_RETRY_AFTER_S: Final = 5
 SERVER_ERRORS_BEFORE_STOP: Final = 2
 """A request that made two different backends answer 500 is taken for poison and not sent to a third."""
@@ -181,6 +183,7 @@ async def _error_body(answer: UpstreamAnswer) -> bytes:
 
 async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict:
     reader = stream_reader(order.spec, order.request, order.name)
+    comments = b""
     while True:
         piece = await answer.read()
         records = reader.feed(piece) if piece else reader.end()
@@ -188,8 +191,11 @@ async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict
             if reader.failure == "error_record":
                 return classify_error_record(reader.error_text, order.spec)
             raise UpstreamFailed(reader.failure, Sent.HEAD_RECEIVED, reader.error_text)
-        if records or reader.finished:
-            return Opened(answer, records, reader=reader)
+        if reader.finished or (records and not records.startswith(_COMMENT)):
+            return Opened(answer, comments + records, reader=reader)
+        comments += records
+        if len(comments) > HELD_BODY_BYTES:
+            raise UpstreamFailed("oversize", Sent.HEAD_RECEIVED)
         if not piece:
             raise UpstreamFailed("empty_stream", Sent.HEAD_RECEIVED)
 

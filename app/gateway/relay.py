@@ -65,6 +65,7 @@ class Relay:
                 return
             records = reader.feed(piece) if piece else reader.end()
             if not piece and not reader.finished:
+                tally.released(reader.tokens - released)
                 await self._broken(reader, records, "no_terminator", UsageOutcome.UPSTREAM_TRUNCATED)
                 return
         tally.released(reader.tokens - released)
@@ -89,7 +90,7 @@ class Relay:
         tally.released(0)
         await downstream.start(200, JSON)
         await downstream.write(opened.first)
-        tail = b""
+        tail = opened.first[-USAGE_TAIL_BYTES:]
         try:
             while piece := await opened.answer.read():
                 tail = (tail + piece)[-USAGE_TAIL_BYTES:]

@@ -6,6 +6,7 @@ clear an earlier value, repeated objects merge, text after the first value is ig
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,6 +15,7 @@ import msgspec
 Body = dict[str, object]
 
 _MERGED: Final = (b'"options"', b'"stream_options"', b'"model"')
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _GO_KINDS: Final = {
     bool: "bool",
     int: "number",
@@ -62,16 +64,16 @@ def _decode_slowly(raw: bytes, known: frozenset[str]) -> Body:
     try:
         text = raw.decode("utf-8", "replace").lstrip()
         value, _ = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text)
+        pairs = [(key, _plain(item)) for key, item in value.pairs] if isinstance(value, _Pairs) else None
     except (json.JSONDecodeError, RecursionError) as exc:
         raise Refusal(400, f"invalid character in JSON input: {exc}") from exc
-    if not isinstance(value, _Pairs):
+    if pairs is None:
         raise Refusal(400, "json: cannot unmarshal value into Go value of type api.Request")
     body: Body = {}
-    for key, item in value.pairs:
+    for key, plain in pairs:
         name = _field(key, known)
-        if name is None or item is None:
+        if name is None or plain is None:
             continue
-        plain = _plain(item)
         before = body.get(name)
         if isinstance(before, dict) and isinstance(plain, dict):
             before.update(plain)
@@ -92,6 +94,8 @@ def _plain(value: object) -> object:
         return {key: _plain(item) for key, item in value.pairs}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
     return value
 
 

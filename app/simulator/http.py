@@ -90,16 +90,13 @@ class Exchange:
 
     def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
         """Send a complete response."""
-        if self.frame is not framing.CHUNKED or len(body) > BUFFERED_BODY_BYTES:
+        bodiless = self.request.method == "HEAD"
+        if not bodiless and (self.frame is not framing.CHUNKED or len(body) > BUFFERED_BODY_BYTES):
             self.begin(status, content_type, body, headers)
             self.complete()
             return
-        if self.request.method == "HEAD":
-            head = self._head(status, content_type, headers, b"Content-Length: %d\r\n" % len(body))
-            self.connection.write(head)
-        else:
-            head = self._head(status, content_type, headers, b"Content-Length: %d\r\n" % len(body))
-            self.connection.write(head + body)
+        head = self._head(status, content_type, headers, b"Content-Length: %d\r\n" % len(body))
+        self.connection.write(head if bodiless else head + body)
         self._end("completed", close=not self.request.keep_alive)
 
     def begin(self, status: int, content_type: bytes, first: bytes, headers: bytes = b"") -> None:

@@ -150,7 +150,7 @@ def _content(message: object) -> str:
 
 
 def _wants_thinking(think: object, model: SimulatedModel, name: str) -> bool:
-    if not isinstance(think, bool | None) and think not in _THINK_LEVELS:
+    if not (isinstance(think, bool | None) or (isinstance(think, str) and think in _THINK_LEVELS)):
         raise Refusal(
             400, f'invalid think value: "{think}" (must be "high", "medium", "low", "max", true, or false)'
         )

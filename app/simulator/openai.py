@@ -128,12 +128,12 @@ def _include_usage(body: Body) -> bool:
 
 def _wants_thinking(body: Body, model: SimulatedModel, name: str) -> bool:
     effort = body.get("reasoning_effort") or object_field(body, "reasoning").get("effort")
-    if effort is not None and effort not in _EFFORTS:
+    if effort is not None and not (isinstance(effort, str) and effort in _EFFORTS):
         raise Refusal(
             400, f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", or "none")'
         )
     can = "thinking" in model.capabilities
-    if effort not in {None, "none"} and not can:
+    if effort is not None and effort != "none" and not can:
         raise Refusal(400, f'"{name}" does not support thinking')
     return can and effort != "none"
 

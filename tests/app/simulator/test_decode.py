@@ -23,6 +23,7 @@ KNOWN = frozenset({"model", "stream", "keep_alive", "options", "messages", "prom
         (b'{"model":"a"} {"model":"b"}', {"model": "a"}),
         (b'{"model":"a"} junk', {"model": "a"}),
         (b'{"model":"a","unknown":1}', {"model": "a"}),
+        (rb'{"model":"\ud800"}', {"model": "\ufffd"}),
     ],
 )
 def test_fields_match_and_merge_as_in_go(raw: bytes, body: dict[str, object]) -> None:

@@ -25,6 +25,14 @@ async def test_head_has_a_length_and_no_body(ollama: SimulatedOllama, path: str)
     assert body == b""
 
 
+async def test_head_of_a_long_list_has_no_body_either(ollama: SimulatedOllama) -> None:
+    await ollama.host(*(f"model-{number}" for number in range(50)))
+
+    answer = await talk(ollama.url, b"HEAD /api/tags HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_version_is_dotted_integers(api: httpx.AsyncClient) -> None:
     answer = await api.get("/api/version")
 
