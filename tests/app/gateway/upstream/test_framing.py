@@ -290,13 +290,15 @@ def _framed(body: bytes, sizes: list[int], framing: str) -> bytes:
     cuts=CUTS,
     framing=st.sampled_from(["length", "chunks", "extensions", "trailers", "close"]),
     interims=st.integers(0, 2),
-    random=st.randoms(use_true_random=False),
+    # A seed, not st.randoms(): a draw inside the test ends overlong examples with a BaseException, which takes
+    # the event loop of all later tests with it.
+    seed=st.integers(0, 2**32),
 )
 @settings(max_examples=60, deadline=None)
 async def test_any_body_in_any_framing_and_any_pieces_arrives_unchanged(
-    sizes: list[int], cuts: list[int], framing: str, interims: int, random: Random
+    sizes: list[int], cuts: list[int], framing: str, interims: int, seed: int
 ) -> None:
-    body = random.randbytes(sum(sizes))
+    body = Random(seed).randbytes(sum(sizes))
     raw = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * interims + _framed(body, sizes, framing)
     edges = sorted({0, len(raw), *(cut % len(raw) for cut in cuts)})
 
