@@ -48,11 +48,10 @@ class Entrance:
 
 
 def create_from_environment() -> ASGIApp:
-    """Build the application of a granian worker process."""
+    """Build the application of a granian worker process, which must not outlive its parent."""
     settings = load_app_settings(os.environ)
     configure_logging(level=settings.log_level, log_format=settings.log_format, process="app")
-    if settings.exit_with_parent:
-        exit_with_parent()
+    exit_with_parent()
     return create_app(settings)
 
 

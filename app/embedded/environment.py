@@ -54,8 +54,8 @@ def gateway_environment(
     return _python_environment(_without(environ, ours)) | ours
 
 
-def simulator_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a simulated server: nothing of the gateway's settings."""
+def neutral_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of our other programs: nothing of the gateway's settings."""
     return _python_environment({name: value for name, value in environ.items() if _is_neutral(name)})
 
 

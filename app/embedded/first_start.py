@@ -1,7 +1,8 @@
-"""A program of one task: bring the database to this release, and mint what a first start needs.
+"""A program of two tasks: bring the database to this release, and mint the keys of a first start.
 
-`up` starts it before the database is there, so that its imports cost no time of their own: it waits for one
-JSON line on standard input and answers with one on standard output. Run `python -m app.embedded.first_start`.
+`up` starts it before the database is there, so that its imports cost no time of their own. Orders are JSON
+lines on standard input, answers are lines on standard output. Keys are asked for last, when everything else
+works: nobody could show them a second time. Run `python -m app.embedded.first_start`.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from app.embedded.handover import Order, Prepared
+from app.embedded.handover import FirstKeys, Migrated, MigrateOrder, MintOrder
 from db.migrate import MigrationRefused, upgrade
 from db.postgres import Database, UnitOfWork, create_engine
 from domain.keys import PepperRing
@@ -20,20 +21,25 @@ ACTOR: Final = Actor("cli:up")
 KEY_NAME: Final = "first key"
 
 
-async def prepare(order: Order) -> Prepared:
-    """Migrate, then make sure that there is an admin key and a tenant which may use every model.
-
-    Both happen in one transaction. Safe to repeat: what exists is left as it is.
-    """
+async def migrate(order: MigrateOrder) -> Migrated:
+    """Apply the missing migrations."""
     try:
         await upgrade(order.database_url)
     except MigrationRefused as exc:
-        return Prepared(refusal=f"PostgreSQL was left alone: {exc}.")
+        return Migrated(str(exc))
+    return Migrated()
+
+
+async def mint(order: MintOrder) -> FirstKeys:
+    """Make sure that there is an admin key and a tenant which may use every model.
+
+    One transaction; what exists is left as it is.
+    """
     database = Database(create_engine(order.database_url, application_name="neuronetz-gateway up"))
     try:
         async with database.unit_of_work(ACTOR) as work:
             peppers = PepperRing.parse(order.key_pepper)
-            return Prepared(
+            return FirstKeys(
                 admin_key=await _first_admin_key(work, peppers),
                 tenant_key=await _first_tenant_key(work, peppers, order.tenant),
             )
@@ -58,10 +64,13 @@ async def _first_tenant_key(work: UnitOfWork, peppers: PepperRing, slug: str) ->
 
 
 def main() -> None:
-    """Read one order, carry it out, answer."""
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    prepared = asyncio.run(prepare(order))
-    sys.stdout.buffer.write(msgspec.json.encode(prepared) + b"\n")
+    """Carry out orders, one line each, until there are no more."""
+    orders = msgspec.json.Decoder(MigrateOrder | MintOrder)
+    for line in sys.stdin.buffer:
+        order = orders.decode(line)
+        work = migrate(order) if isinstance(order, MigrateOrder) else mint(order)
+        sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(work)) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,44 @@
-"""What `up` is told and tells: the order to its preparing program, and the report of what runs."""
+"""What `up` is told and tells: the orders to its preparing program, and the report of what runs."""
 
 from dataclasses import dataclass, field
 
 import msgspec
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What to prepare. Secret: the address and the pepper."""
+class MigrateOrder(msgspec.Struct, frozen=True, tag="migrate"):
+    """Bring that database to this release. The address is secret."""
+
+    database_url: str
+
+    def __repr__(self) -> str:
+        return "MigrateOrder(***)"
+
+
+class Migrated(msgspec.Struct, frozen=True):
+    """It is done, or why the database was left alone."""
+
+    refusal: str | None = None
+
+
+class MintOrder(msgspec.Struct, frozen=True, tag="mint"):
+    """Mint the first keys unless they exist. The address and the pepper are secret."""
 
     database_url: str
     key_pepper: str
     tenant: str
 
     def __repr__(self) -> str:
-        return f"Order(tenant={self.tenant!r})"
+        return f"MintOrder(tenant={self.tenant!r})"
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """The keys minted just now, None where an earlier start did it; or why nothing could be prepared."""
+class FirstKeys(msgspec.Struct, frozen=True):
+    """The keys minted just now; None where an earlier start did it."""
 
     admin_key: str | None = None
     tenant_key: str | None = None
-    refusal: str | None = None
 
     def __repr__(self) -> str:
-        return f"Prepared(refusal={self.refusal!r})"
+        return "FirstKeys(***)"
 
 
 class BackendAddress(msgspec.Struct, frozen=True):

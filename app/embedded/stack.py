@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from app.embedded import demo, ports, server
 from app.embedded.child import FIRST_DELAY_S, Child
-from app.embedded.environment import gateway_environment, names_backends, simulator_environment
+from app.embedded.environment import gateway_environment, names_backends, neutral_environment
 from app.embedded.errors import ChildFailed
-from app.embedded.handover import BackendAddress, Order, Pids, Prepared, Ready, Report
+from app.embedded.handover import BackendAddress, FirstKeys, MigrateOrder, MintOrder, Pids, Ready, Report
 from app.embedded.log import Log
 from app.embedded.postgres import PostgresServer
-from app.embedded.process import Command, children_of, kill, spawn, unprivileged_account
+from app.embedded.preparer import Preparer
+from app.embedded.process import Command, children_of, unprivileged_account
 from app.embedded.readiness import base_url, claimed_port, polled_models, until_green
 from app.embedded.running import Running, announce, withdraw
 from app.embedded.state_dir import Secrets, StateDirectory, locked
@@ -110,32 +109,25 @@ class Stack:
         )
         # Whatever is wrong with the operator's settings is said before anything has started.
         load_app_settings(environment_for(stores=_STORES_TO_COME, backends=None))
-        preparer = self._start_preparer(running)
+        preparer = Preparer(neutral_environment(self._environ), self._log)
+        running.callback(preparer.close)
         stores = self._start_servers(state, secrets, running)
         environment = environment_for(stores=stores, backends=self._start_simulators(secrets, running))
         settings = load_app_settings(environment)
         state.remember(self._ports)
-        order = Order(stores["DATABASE_URL"], settings.key_pepper.get_secret_value(), self._options.tenant)
-        prepared = await self._prepare(preparer, order)
+        database_url = stores["DATABASE_URL"]
+        await preparer.migrate(MigrateOrder(database_url))
         hosted = await self._start_gateway(environment, settings, running)
+        keys = await preparer.mint(
+            MintOrder(database_url, settings.key_pepper.get_secret_value(), self._options.tenant)
+        )
+        preparer.close()
         url = base_url(self._options.host, port)
         announce(state.path, Running(pid=os.getpid(), url=url, environment=environment))
         running.callback(withdraw, state.path)
         for child in self._children.values():
             child.keep_alive()
-        report(self._report(url, stores, settings, prepared, hosted))
-
-    def _start_preparer(self, running: AsyncExitStack) -> subprocess.Popen[bytes]:
-        """Start the program that migrates; it loads its libraries while the servers start."""
-        command = Command(
-            argv=(sys.executable, "-P", "-m", "app.embedded.first_start"),
-            env=simulator_environment(self._environ),
-            cwd=Path.cwd(),
-        )
-        preparer = spawn(command, output=subprocess.PIPE, errors=subprocess.PIPE, converse=True)
-        running.callback(kill, preparer)
-        self._log.follow("migrate", preparer.stderr)
-        return preparer
+        report(self._report(url, stores, settings, keys, hosted))
 
     def _start_servers(
         self, state: StateDirectory, secrets: Secrets, running: AsyncExitStack
@@ -176,7 +168,7 @@ class Stack:
         if not self._options.demo:
             return None
         token = secrets.simulator_token
-        environ = simulator_environment(self._environ)
+        environ = neutral_environment(self._environ)
         for simulator in demo.SIMULATORS:
             port = self._ports[simulator.name] = ports.pick(self._ports.get(simulator.name))
             command = demo.simulator_command(simulator, port, token=token, environ=environ)
@@ -188,16 +180,6 @@ class Stack:
                 first_delay_s=demo.RESTART_DELAY_S,
             )
         return demo.backends_setting([self._ports[each.name] for each in demo.SIMULATORS], token=token)
-
-    async def _prepare(self, preparer: subprocess.Popen[bytes], order: Order) -> Prepared:
-        # A plain pipe conversation: the order is one line, so is the answer.
-        reply = await asyncio.to_thread(_converse, preparer, msgspec.json.encode(order) + b"\n")
-        if not reply:
-            raise ChildFailed("The database could not be prepared; the reason is in the log.")
-        prepared = msgspec.json.decode(reply, type=Prepared)
-        if prepared.refusal is not None:
-            raise ChildFailed(prepared.refusal)
-        return prepared
 
     async def _start_gateway(
         self, environment: Mapping[str, str], settings: AppSettings, running: AsyncExitStack
@@ -261,14 +243,14 @@ class Stack:
         url: str,
         stores: Mapping[str, str],
         settings: AppSettings,
-        prepared: Prepared,
+        keys: FirstKeys,
         hosted: dict[str, tuple[str, ...]],
     ) -> Report:
         ready = Ready(
             url=url,
-            admin_key=prepared.admin_key,
+            admin_key=keys.admin_key,
             tenant=self._options.tenant,
-            tenant_key=prepared.tenant_key,
+            tenant_key=keys.tenant_key,
             database_url=stores["DATABASE_URL"],
             redis_url=stores["REDIS_URL"],
             backends=tuple(BackendAddress(each.name, each.base_url) for each in settings.backends()),
@@ -294,17 +276,6 @@ def _restart(kind: server.Server, port: int) -> Command:
 def _python(environment: Mapping[str, str], *words: str) -> Command:
     # -P: a directory of the operator's that happens to be called `app` must not be taken for ours.
     return Command(argv=(sys.executable, "-P", "-m", *words), env=environment, cwd=Path.cwd())
-
-
-def _converse(preparer: subprocess.Popen[bytes], line: bytes) -> bytes:
-    if preparer.stdin is None or preparer.stdout is None:
-        raise ChildFailed("The database could not be prepared: its program has no pipes.")
-    with preparer.stdin, preparer.stdout:
-        preparer.stdin.write(line)
-        preparer.stdin.flush()
-        reply = preparer.stdout.readline()
-    preparer.wait()
-    return reply
 
 
 async def _first_models(settings: AppSettings, *, since: datetime) -> dict[str, tuple[str, ...]]:

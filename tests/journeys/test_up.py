@@ -138,7 +138,7 @@ def test_nobody_gets_in_without_a_key(demo: Up) -> None:
 
 
 def test_each_line_of_the_log_names_its_process(demo: Up) -> None:
-    known = re.compile(r"(app|worker|postgres|valkey|sim-[ab]|migrate|up) +\| ")
+    known = re.compile(r"(app|worker|postgres|valkey|sim-[ab]|prepare|up) +\| ")
 
     assert [line for line in demo.log().splitlines() if not known.match(line)] == []
 

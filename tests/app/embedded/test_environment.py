@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from app.embedded.demo import backends_setting
-from app.embedded.environment import gateway_environment, names_backends, simulator_environment
+from app.embedded.environment import gateway_environment, names_backends, neutral_environment
 from app.embedded.state_dir import StateDirectory, locked
 from app.settings import load_app_settings
 from domain.keys import mint_pepper
@@ -82,6 +82,6 @@ def test_backends_count_as_named_when_any_way_of_naming_them_is_used() -> None:
 
 
 def test_a_simulated_server_is_told_nothing_of_the_gateway() -> None:
-    environment = simulator_environment({"HOME": "/home/me", "GATEWAY_KEY_PEPPER": "p", "DATABASE_URL": "d"})
+    environment = neutral_environment({"HOME": "/home/me", "GATEWAY_KEY_PEPPER": "p", "DATABASE_URL": "d"})
 
     assert {"HOME", "PYTHONPATH", "PYTHONUNBUFFERED"} == set(environment)
