@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from app.gateway.upstream.protocol import Connection
 from app.gateway.upstream.request import Address, Origin
+from domain.backends import is_forbidden_address
 from domain.errors import Sent, UpstreamFailed
 
 # A backend whose machine vanished sends nothing, not even a reset. Probes after 10 s of silence, and 15 s for
@@ -29,7 +30,8 @@ async def dial(
     Raises
     ------
     UpstreamFailed
-        `dns`, `connect_refused`, `connect_timeout`, `tls` or `network`; nothing was sent.
+        `dns`, `forbidden_address` (the name leads to a metadata service or the like), `connect_refused`,
+        `connect_timeout`, `tls` or `network`; nothing was sent.
     """
     deadline = asyncio.get_running_loop().time() + connect_s
     try:
@@ -53,7 +55,12 @@ async def _resolve(origin: Origin) -> list[Address]:
         raise UpstreamFailed("dns", Sent.NOTHING) from exc
     if not found:
         raise UpstreamFailed("dns", Sent.NOTHING)
-    return [(family, address) for family, _, _, _, address in found]
+    allowed: list[Address] = [
+        (family, address) for family, _, _, _, address in found if not is_forbidden_address(str(address[0]))
+    ]
+    if not allowed:
+        raise UpstreamFailed("forbidden_address", Sent.NOTHING)
+    return allowed
 
 
 async def _connect_any(addresses: Sequence[Address], deadline: float) -> socket.socket:
