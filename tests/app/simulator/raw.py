@@ -11,6 +11,8 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
 CHAT: dict[str, Any] = {"model": "llama3.2", "messages": [{"role": "user", "content": "How are you?"}]}
+PATIENCE_S = 10.0
+
 COMPLETION: dict[str, Any] = {"model": "llama3.2", "prompt": "How are you?"}
 
 
@@ -32,27 +34,29 @@ async def dial(url: str) -> SocketStream:
 async def read_all(stream: SocketStream) -> bytes:
     """Return everything up to the end of the connection; raises `BrokenResourceError` on a reset."""
     received = b""
-    try:
-        while True:
-            received += await stream.receive()
-    except anyio.EndOfStream:
-        return received
+    with anyio.fail_after(PATIENCE_S):
+        try:
+            while True:
+                received += await stream.receive()
+        except anyio.EndOfStream:
+            pass
+    return received
 
 
 async def read_until(stream: SocketStream, mark: bytes) -> bytes:
     """Return what came up to and with `mark` (and perhaps more)."""
     received = b""
-    while mark not in received:
-        received += await stream.receive()
+    with anyio.fail_after(PATIENCE_S):
+        while mark not in received:
+            received += await stream.receive()
     return received
 
 
 async def talk(url: str, request: bytes) -> bytes:
     """Send a request that closes its connection; return all of the answer."""
-    with anyio.fail_after(10):
-        async with await dial(url) as stream:
-            await stream.send(request)
-            return await read_all(stream)
+    async with await dial(url) as stream:
+        await stream.send(request)
+        return await read_all(stream)
 
 
 def chunks_of(answer: bytes) -> Sequence[bytes]:

@@ -242,7 +242,7 @@ async def test_slow_delays_the_head(api: httpx.AsyncClient, ollama: SimulatedOll
 
     (seen,) = await ollama.requests(ended=1)
     assert seen.ended_s is not None
-    assert seen.ended_s - seen.started_s >= 0.15
+    assert seen.ended_s - seen.started_s >= 0.14
 
 
 async def test_slow_delays_each_record(api: httpx.AsyncClient, ollama: SimulatedOllama) -> None:
@@ -384,4 +384,4 @@ async def test_delay_goes_before_any_fault(api: httpx.AsyncClient, ollama: Simul
 
     (seen,) = await ollama.requests(ended=1)
     assert seen.ended_s is not None
-    assert seen.ended_s - seen.started_s >= 0.1
+    assert seen.ended_s - seen.started_s >= 0.09

@@ -10,11 +10,13 @@ from tests.app.simulator.raw import CHAT, dial, post, read_until
 from tests.support.ollama import SimulatedOllama
 
 WHOLE = CHAT | {"stream": False}
-LOAD_NS = 100_000_000
+LOAD_MS = 200
+LOAD_NS = 190_000_000
+"""A little less: the loop's timers count in whole milliseconds and may fire early."""
 
 
 async def test_first_use_waits_for_the_load(ollama: SimulatedOllama, api: httpx.AsyncClient) -> None:
-    await ollama.change(load_ms=100)
+    await ollama.change(load_ms=LOAD_MS)
 
     cold, hot = [(await api.post("/api/chat", json=WHOLE)).json()["load_duration"] for _ in range(2)]
 
@@ -22,7 +24,7 @@ async def test_first_use_waits_for_the_load(ollama: SimulatedOllama, api: httpx.
 
 
 async def test_load_only_waits_too(ollama: SimulatedOllama, api: httpx.AsyncClient) -> None:
-    await ollama.change(load_ms=100)
+    await ollama.change(load_ms=LOAD_MS)
 
     await api.post("/api/generate", json={"model": "llama3.2"})
 
@@ -30,7 +32,7 @@ async def test_load_only_waits_too(ollama: SimulatedOllama, api: httpx.AsyncClie
 
 
 async def test_waiters_share_one_load(ollama: SimulatedOllama, api: httpx.AsyncClient) -> None:
-    await ollama.change(load_ms=100)
+    await ollama.change(load_ms=LOAD_MS)
     loads: list[int] = []
 
     async def ask() -> None:
@@ -57,7 +59,7 @@ async def test_a_load_starts_over_when_its_first_requester_leaves(ollama: Simula
     assert (left.outcome, served.outcome) == ("client_closed", "completed")
     assert left.ended_s is not None
     assert served.ended_s is not None
-    assert served.ended_s - left.ended_s >= 0.3
+    assert served.ended_s - left.ended_s >= 0.29
 
 
 @pytest.mark.parametrize(
