@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Any, Final, Self
 
 import structlog
+from redis.exceptions import RedisError
+from uuid_utils.compat import uuid7
 
 from app.gateway.body import Bodies
 from app.gateway.catalogue import Catalogue
@@ -20,6 +22,8 @@ from app.gateway.gateway import Gateway
 from app.gateway.journal.layout import JournalSize
 from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import KeyRing
+from app.gateway.recheck import Recheck
+from app.gateway.revocation_news import RevocationHearer
 from app.gateway.revocations import RevocationFollower
 from app.gateway.upstream.adapter import BackendUpstream
 from app.health import Probes, Readiness
@@ -31,6 +35,7 @@ from db.redis.connection import connect_hot, connect_patient
 from db.redis.key_cache import RedisKeyCache
 from db.redis.model_table_read import ModelTableReader
 from db.redis.queue import GatewayQueue
+from db.redis.revocation_channel import RevocationNews
 from db.redis.usage_stream import HolderStream
 from db.revocations import Revocations
 from domain.backends import build_backend_headers, config_digest
@@ -104,6 +109,9 @@ async def running_gateway(
             default_output_cap=settings.default_output_cap_tokens,
             ledger_state=ledger.state,
         )
+        revocations.add_cache(Recheck(exchanges, gateway.still_allowed))
+        news = RevocationNews(patient, process_id=str(uuid7()))
+        hearer = RevocationHearer(news, revocations)
         probes.readiness = Readiness(
             postgres_ok_at=lambda: revocations.confirmed_at,
             redis_ok_at=lambda: catalogue.redis_ok_at,
@@ -112,6 +120,8 @@ async def running_gateway(
         )
         for follow in (
             revocations.follow,
+            hearer.hear,
+            hearer.report,
             catalogue.follow,
             catalogue.listen,
             proxies.follow_names,
@@ -126,6 +136,8 @@ async def running_gateway(
         _log.info("gateway_started", backends=sorted(upstreams))
         yield gateway
         await drain.finished()
+        with suppress(RedisError, OSError):
+            await news.withdraw()
         _log.info("gateway_drained")
 
 

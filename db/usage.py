@@ -125,7 +125,7 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "tenant_id": admission.tenant_id,
         "key_id": admission.key_id,
         "model": admission.model,
-        "model_digest": admission.model_digest,
+        "model_digest": settlement.model_digest or admission.model_digest,
         "api_family": admission.api_family,
         "route": admission.route,
         "backend": settlement.backend,

@@ -2,10 +2,12 @@
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 from domain.ports import OpenEntry
+from domain.route import Candidate
 from domain.usage import Admission, Durations, MeasuredUsage, Settlement, UsageOutcome
 
 EVAL_RATE_SAMPLES: Final = 20
@@ -13,21 +15,26 @@ MAX_RATED_MODELS: Final = 10_000
 
 
 class EvalRates:
-    """Tokens per second at which this process saw each model generate: the mean of its last 20 completions."""
+    """Output tokens per second this process lately got from each model: the mean of its last 20 completions."""
 
     def __init__(self) -> None:
         self._samples: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def note(self, model: str, usage: MeasuredUsage) -> None:
-        """Remember one completed request that reported its evaluation time."""
-        if not usage.tokens_out or not usage.eval_ns:
+    def note(self, model: str, usage: MeasuredUsage, elapsed_s: float) -> None:
+        """Remember one completed request.
+
+        Its own evaluation time counts where the backend reports one. OpenAI's shapes hold none; there it is
+        `elapsed_s`, the seconds since it was sent: what an unseen answer is charged by as well.
+        """
+        eval_s = usage.eval_ns / 1e9 or elapsed_s
+        if not usage.tokens_out or eval_s <= 0:
             return
         samples = self._samples.get(model)
         if samples is None:
             if len(self._samples) >= MAX_RATED_MODELS:
                 self._samples.popitem(last=False)
             samples = self._samples[model] = deque(maxlen=EVAL_RATE_SAMPLES)
-        samples.append(usage.tokens_out * 1e9 / usage.eval_ns)
+        samples.append(usage.tokens_out / eval_s)
 
     def tokens_in(self, model: str, seconds: float, *, at_most: int) -> int:
         """Return how many tokens `model` will have generated in that time; 0 if it was never seen."""
@@ -45,13 +52,15 @@ class Tally:
     """
 
     __slots__ = (
-        "_admission",
         "_entry",
         "_first_release",
+        "_model_digest",
+        "_now",
         "_output_cap",
         "_rates",
         "_sent_at",
         "_started",
+        "admission",
         "attempted",
         "backend",
         "settlement",
@@ -61,16 +70,25 @@ class Tally:
     )
 
     def __init__(
-        self, admission: Admission, entry: OpenEntry, *, started: float, rates: EvalRates, output_cap: int
+        self,
+        admission: Admission,
+        entry: OpenEntry,
+        *,
+        started: float,
+        rates: EvalRates,
+        output_cap: int,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take monotonic seconds as `started`; `output_cap` bounds the estimate of an unseen answer."""
-        self._admission = admission
+        """Take `started` in the seconds of `now`; `output_cap` bounds the estimate of an unseen answer."""
+        self.admission = admission
         self._entry = entry
         self._started = started
         self._rates = rates
         self._output_cap = output_cap
+        self._now = now
         self._first_release = 0.0
         self._sent_at = 0.0
+        self._model_digest: str | None = None
         self.attempted: list[str] = []
         self.backend: str | None = None
         self.tokens_out = 0
@@ -78,17 +96,18 @@ class Tally:
         self.streamed = True
         self.settlement: Settlement | None = None
 
-    def attempt(self, backend: str) -> None:
-        """Note that the request goes to `backend` now."""
-        self.attempted.append(backend)
-        self.backend = backend
-        self._entry.sent_to(backend)
-        self._sent_at = time.monotonic()
+    def attempt(self, candidate: Candidate) -> None:
+        """Note that the request goes to `candidate` now."""
+        self.attempted.append(candidate.backend)
+        self.backend = candidate.backend
+        self._model_digest = candidate.model_digest
+        self._entry.sent_to(candidate.backend)
+        self._sent_at = self._now()
 
     def released(self, tokens: int) -> None:
         """Note output tokens whose bytes are about to be sent."""
         if not self._first_release:
-            self._first_release = time.monotonic()
+            self._first_release = self._now()
         if tokens:
             self.tokens_out += tokens
             self._entry.progress(self.tokens_out)
@@ -103,7 +122,7 @@ class Tally:
             self.settlement = self._settlement(outcome)
             self._entry.settle(self.settlement)
             if outcome is UsageOutcome.COMPLETED and self.usage is not None:
-                self._rates.note(self._admission.model, self.usage)
+                self._rates.note(self.admission.model, self.usage, self._now() - self._sent_at)
         return self.settlement
 
     def _settlement(self, outcome: UsageOutcome) -> Settlement:
@@ -118,15 +137,16 @@ class Tally:
             backend=self.backend,
             attempted_backends=tuple(self.attempted),
             durations=self._durations(),
+            model_digest=self._model_digest,
         )
 
     def _charge(self, outcome: UsageOutcome) -> tuple[int, int, bool]:
         """Return tokens in, tokens out, and whether they are an estimate.
 
-        Measured where a backend reported it, else what was released. A request that cost nothing visible
-        (refused, or failed before its first record) is charged nothing.
+        Measured where a backend reported it; else what was released, or, of an answer in one piece, what was
+        generated meanwhile. A request that failed or was refused before its first record is charged nothing.
         """
-        prompt = self._admission.prompt_tokens_estimate
+        prompt = self.admission.prompt_tokens_estimate
         if self.usage is not None:
             unknown = self.usage.tokens_in is None
             return (
@@ -134,17 +154,17 @@ class Tally:
                 self.usage.tokens_out,
                 unknown,
             )
-        left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and bool(self.attempted)
-        if left_early and not self.streamed:
-            return prompt, self._unseen(), True
-        if left_early or self.tokens_out or outcome is UsageOutcome.COMPLETED:
+        if outcome is UsageOutcome.COMPLETED:
             return prompt, self.tokens_out, True
-        return 0, 0, False
+        left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and bool(self.attempted)
+        if not left_early and not self._first_release:
+            return 0, 0, False
+        return prompt, self.tokens_out if self.streamed else self._unseen(), True
 
     def _unseen(self) -> int:
         """Return what a backend will have generated for an answer that nobody waited for."""
-        elapsed = time.monotonic() - self._sent_at
-        return self._rates.tokens_in(self._admission.model, elapsed, at_most=self._output_cap)
+        elapsed = self._now() - self._sent_at
+        return self._rates.tokens_in(self.admission.model, elapsed, at_most=self._output_cap)
 
     def _durations(self) -> Durations:
         first = self.first_token_s()
@@ -155,5 +175,5 @@ class Tally:
             prompt_us=measured.prompt_us,
             eval_us=measured.eval_us,
             first_token_us=None if first is None else int(first * 1e6),
-            total_us=int((time.monotonic() - self._started) * 1e6),
+            total_us=int((self._now() - self._started) * 1e6),
         )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from domain.errors import Unauthenticated
-from domain.keys import PepperRing, parse
+from domain.keys import parse
 from domain.ports import KeyStore
 from domain.values import Principal, Role
 
@@ -15,13 +16,13 @@ ClientAddress = IPv4Address | IPv6Address
 async def authenticate(
     presented: bytes,
     *,
+    digests: tuple[bytes, ...],
     role: Role,
     keys: KeyStore,
-    peppers: PepperRing,
     now: datetime,
     client_address: Callable[[], ClientAddress | None],
 ) -> Principal:
-    """Return the principal behind `presented`.
+    """Return the principal behind `presented`, whose digests under the peppers in force are `digests`.
 
     A key that memory does not know has its checksum tested before anybody is asked, so junk costs no I/O.
     `client_address` is only called for keys that are bound to networks.
@@ -33,20 +34,29 @@ async def authenticate(
     Unavailable
         The key store cannot be asked and the key is in no cache.
     """
-    digests = peppers.digests(presented)
     principal = keys.remembered(digests[0])
     if principal is None:
         if parse(presented) is None:
             raise Unauthenticated
         principal = await keys.find_by_digest(digests)
-    if principal is None or principal.role is not role:
-        raise Unauthenticated
-    if principal.expires_at is not None and principal.expires_at <= now:
-        raise Unauthenticated
-    if principal.allowed_networks and not _inside(client_address(), principal.allowed_networks):
+    if principal is None or not usable(principal, role=role, now=now, client_address=client_address):
         raise Unauthenticated
     return principal
 
 
+def usable(
+    principal: Principal, *, role: Role, now: datetime, client_address: Callable[[], ClientAddress | None]
+) -> bool:
+    """Tell whether a principal may act now, in this role and from this address."""
+    if principal.role is not role or (principal.expires_at is not None and principal.expires_at <= now):
+        return False
+    return not principal.allowed_networks or _inside(client_address(), principal.allowed_networks)
+
+
 def _inside(address: ClientAddress | None, networks: tuple[str, ...]) -> bool:
-    return address is not None and any(address in ip_network(network) for network in networks)
+    return address is not None and any(address in _network(network) for network in networks)
+
+
+@lru_cache(maxsize=4096)
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text)

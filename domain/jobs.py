@@ -21,4 +21,5 @@ class JobOrder(msgspec.Struct, frozen=True):
 
 # The poll ends by its own deadlines, of which the operator may set up to 300 s; this is only the last resort.
 DISCOVERY_POLL: Final = JobOrder("discovery.poll", key="discovery.poll", timeout_s=360, heartbeat_s=3)
+REVOCATION_FANOUT: Final = JobOrder("revocation.fanout", key="revocation.fanout", timeout_s=10, heartbeat_s=3)
 USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=60, heartbeat_s=3)

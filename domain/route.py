@@ -45,7 +45,11 @@ class ModelIndex:
 
 
 def rank(candidates: tuple[Candidate, ...], cooling: Collection[str]) -> tuple[Candidate, ...]:
-    """Leave out backends in cooldown, unless that would leave nobody: then all are tried in order."""
+    """Leave out backends in cooldown, unless that would leave nobody: then all are tried in order.
+
+    A silent backend is nobody in this respect: one that failed a moment ago is the better hope.
+    """
     if not cooling:
         return candidates
-    return tuple(c for c in candidates if c.backend not in cooling) or candidates
+    awake = tuple(candidate for candidate in candidates if candidate.backend not in cooling)
+    return awake if awake and not awake[0].silent else candidates

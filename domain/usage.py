@@ -56,7 +56,11 @@ class Durations(msgspec.Struct, frozen=True):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """The single ending of an admitted request."""
+    """The single ending of an admitted request.
+
+    `backend` is the last one tried, `model_digest` what it hosts under the model's name: backends may differ in
+    that. Both are None if none was tried; of a lost request the digest is not known.
+    """
 
     outcome: UsageOutcome
     ended_at: datetime
@@ -67,6 +71,7 @@ class Settlement(msgspec.Struct, frozen=True):
     backend: str | None
     attempted_backends: tuple[str, ...]
     durations: Durations
+    model_digest: str | None = None
 
 
 class UsageRecord(msgspec.Struct, frozen=True):

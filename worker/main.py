@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterable
-from typing import Final
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -20,20 +20,26 @@ from db.redis.connection import connect_patient
 from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
 from db.redis.queue import GatewayQueue
+from db.redis.revocation_channel import RevocationAnnouncer
 from db.redis.usage_stream import AccountingStream
+from db.revocations import Revocations
 from db.settings import SettingsError
 from db.usage import UsageRows
-from domain.jobs import DISCOVERY_POLL, USAGE_ACCOUNT
+from domain.jobs import DISCOVERY_POLL, REVOCATION_FANOUT, USAGE_ACCOUNT
 from worker.health import HealthPage
 from worker.job_table import JobSpec, saq_function
 from worker.jobs.discovery import Discovery
+from worker.jobs.revocation import fan_out
 from worker.jobs.usage import account
+from worker.listener import RevocationListener
 from worker.saq_worker import GatewayWorker
 from worker.settings import WorkerSettings
 from worker.ticker import Ticker
 
 # Holders order accounting themselves after each batch; this finds what such an order missed.
 ACCOUNT_INTERVAL_S: Final = 1.0
+# The listener orders the fanout at every notification; this finds what no notification told.
+RECONCILE_INTERVAL_S: Final = 5.0
 
 _log = structlog.get_logger()
 
@@ -79,6 +85,8 @@ async def serve(settings: WorkerSettings) -> None:
         page = await _open_health_page(settings, queue)
         stack.callback(page.close)
         await stack.enter_async_context(_ticking(jobs, redis, queue))
+        listener = RevocationListener(settings.direct_url().get_secret_value(), queue)
+        await stack.enter_async_context(_running(listener.run()))
 
         async def announce(_: Context) -> None:
             _log.info(
@@ -107,12 +115,24 @@ def job_table(
     settings: WorkerSettings, *, discovery: Discovery, engine: AsyncEngine, redis: Redis
 ) -> tuple[JobSpec, ...]:
     """Return every job this process runs."""
+    sequence = Revocations(engine)
     return (
         JobSpec(
             DISCOVERY_POLL,
             discovery.poll,
             repeatable="it only looks, and the newer look replaces the older one",
             every_s=settings.discovery_interval_s,
+        ),
+        JobSpec(
+            REVOCATION_FANOUT,
+            functools.partial(
+                fan_out,
+                latest=sequence.latest_seq,
+                since=sequence.since,
+                announcer=RevocationAnnouncer(redis),
+            ),
+            repeatable="a number that was announced is not announced again",
+            every_s=RECONCILE_INTERVAL_S,
         ),
         JobSpec(
             USAGE_ACCOUNT,
@@ -133,15 +153,19 @@ async def _open_health_page(settings: WorkerSettings, queue: GatewayQueue) -> as
         ) from exc
 
 
+def _ticking(
+    jobs: Iterable[JobSpec], redis: Redis, queue: GatewayQueue
+) -> contextlib.AbstractAsyncContextManager[None]:
+    return _running(*(Ticker(job.order, every_s=job.every_s, redis=redis, queue=queue).run() for job in jobs))
+
+
 @contextlib.asynccontextmanager
-async def _ticking(jobs: Iterable[JobSpec], redis: Redis, queue: GatewayQueue) -> AsyncIterator[None]:
-    ticks = [
-        asyncio.create_task(Ticker(job.order, every_s=job.every_s, redis=redis, queue=queue).run())
-        for job in jobs
-    ]
+async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run endless loops beside the body, and end them with it."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield
     finally:
-        for tick in ticks:
-            tick.cancel()
-        await asyncio.gather(*ticks, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

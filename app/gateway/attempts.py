@@ -130,7 +130,7 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
         if attempts.made:
             gateway.count_failover(tally.attempted[-1])
         attempts.made += 1
-        tally.attempt(candidate.backend)
+        tally.attempt(candidate)
         try:
             opened = await _attempt(candidate, order, gateway)
         except UpstreamFailed as failure:

@@ -23,6 +23,7 @@ class Call:
         "body_length",
         "client_request_id",
         "content_encoding",
+        "key_digests",
         "method",
         "peer",
         "raw_path",
@@ -50,6 +51,7 @@ class Call:
         self.request_id_text: Final = str(self.request_id).encode()
         self.body_length: int | None = None
         self.content_encoding = b"identity"
+        self.key_digests: tuple[bytes, ...] = ()
         self.client_request_id: str | None = None
         self.traceparent: bytes | None = None
         self._authorization: list[bytes] = []

@@ -6,6 +6,8 @@ from typing import Final
 
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
 
+from domain.streams import StreamReader
+
 JSON: Final = b"application/json; charset=utf-8"
 TEXT: Final = b"text/plain; charset=utf-8"
 
@@ -17,10 +19,19 @@ class Downstream:
 
     `writing_since` is the monotonic time at which the current write began, or 0.0; the process-wide watch cuts an
     exchange whose client has not taken a write for too long, which costs the relay one attribute per chunk
-    instead of one timer.
+    instead of one timer. `reader` follows the stream that is being relayed, None while there is none.
     """
 
-    __slots__ = ("_head_only", "_request_id", "_send", "sent_bytes", "started", "status", "writing_since")
+    __slots__ = (
+        "_head_only",
+        "_request_id",
+        "_send",
+        "reader",
+        "sent_bytes",
+        "started",
+        "status",
+        "writing_since",
+    )
 
     def __init__(self, send: Send, *, request_id: bytes, head_only: bool = False) -> None:
         self._send = send
@@ -30,6 +41,12 @@ class Downstream:
         self.status = 0
         self.sent_bytes = 0
         self.writing_since = 0.0
+        self.reader: StreamReader | None = None
+
+    @property
+    def mid_record(self) -> bool:
+        """Whether the client stands inside a record, so that nothing can be said to it in-band."""
+        return self.reader is None or self.reader.overlong
 
     async def start(self, status: int, content_type: bytes, extra: Iterable[Header] = ()) -> None:
         """Commit status and headers."""

@@ -6,11 +6,14 @@ its record, which needs no await, and says goodbye in-band where the family allo
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
+from app.gateway.client_address import ClientAddress
 from app.gateway.downstream import Downstream
+from domain.model_names import CanonicalName
 
 WATCH_INTERVAL_S: Final = 1.0
 
@@ -21,15 +24,27 @@ class CutReason(Enum):
     CLIENT_GONE = "client_gone"
     WRITE_STALLED = "write_stalled"
     DRAINING = "draining"
+    REVOKED = "revoked"
+
+
+class Subject(NamedTuple):
+    """Who runs an exchange and what for: enough to ask again whether that is still allowed."""
+
+    key_id: UUID
+    tenant_id: UUID
+    digests: tuple[bytes, ...]
+    model: CanonicalName
+    client_address: Callable[[], ClientAddress | None]
 
 
 class Exchange:
     """The handle by which others reach one running exchange."""
 
-    __slots__ = ("_task", "closed", "downstream", "reason")
+    __slots__ = ("_task", "closed", "downstream", "reason", "subject")
 
-    def __init__(self, downstream: Downstream, task: "asyncio.Task[object]") -> None:
+    def __init__(self, downstream: Downstream, subject: Subject, task: "asyncio.Task[object]") -> None:
         self.downstream = downstream
+        self.subject = subject
         self._task = task
         self.reason: CutReason | None = None
         self.closed = False

@@ -8,14 +8,14 @@ from uuid import UUID
 from app.gateway.body import Bodies
 from app.gateway.call import Call
 from app.gateway.catalogue import Catalogue
-from app.gateway.client_address import TrustedProxies
+from app.gateway.client_address import ClientAddress, TrustedProxies
 from app.gateway.cooldown import Cooldown
-from app.gateway.exchanges import Exchanges
+from app.gateway.exchanges import Exchanges, Subject
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.lists import Listing
 from app.metrics import Metrics
 from domain.account import EvalRates
-from domain.authenticate import authenticate
+from domain.authenticate import authenticate, usable
 from domain.keys import PepperRing
 from domain.model_names import ModelRights
 from domain.model_table import BackendCondition
@@ -72,14 +72,40 @@ class Gateway:
         Unauthenticated, Unavailable
             As `domain.authenticate.authenticate` says.
         """
+        key = call.key()
+        call.key_digests = self._peppers.digests(key)
         return await authenticate(
-            call.key(),
+            key,
+            digests=call.key_digests,
             role=Role.INFERENCE,
             keys=self._keys,
-            peppers=self._peppers,
             now=datetime.now(UTC),
-            client_address=lambda: self._proxies.client_address(call.peer, call.forwarded_for),
+            client_address=lambda: self.client_address(call),
         )
+
+    def is_current(self, principal: Principal, call: Call) -> bool:
+        """Tell whether a principal is still what memory holds: nothing was revoked while a body arrived."""
+        return self._keys.remembered(call.key_digests[0]) is principal
+
+    def client_address(self, call: Call) -> ClientAddress | None:
+        """Return whose address a call really comes from, as far as trusted proxies tell."""
+        return self._proxies.client_address(call.peer, call.forwarded_for)
+
+    async def still_allowed(self, subject: Subject) -> bool:
+        """Ask again, of the caches and Postgres, whether a running exchange would be let in now.
+
+        Raises
+        ------
+        Unavailable
+            Nobody can be asked.
+        """
+        principal = await self._keys.find_by_digest(subject.digests)
+        if principal is None:
+            return False
+        now = datetime.now(UTC)
+        if not usable(principal, role=Role.INFERENCE, now=now, client_address=subject.client_address):
+            return False
+        return self.rights(principal).permit(subject.model)
 
     def rights(self, principal: Principal) -> ModelRights:
         """Return the principal's compiled rights; compiled again whenever the principal was read again."""

@@ -52,6 +52,7 @@ class Relay:
         downstream, tally, answer = self._downstream, self._tally, self._opened.answer
         records = self._opened.first
         released = 0
+        downstream.reader = reader
         await downstream.start(200, _STREAM_TYPE[self._order.spec.family], _STREAM_HEADERS)
         while not (reader.finished or reader.failed):
             tally.released(reader.tokens - released)

@@ -61,6 +61,7 @@ class RevocationFollower:
         self.seq = -1
         self.confirmed_at = float("-inf")
         self._failing = False
+        self._polling = asyncio.Lock()
 
     def add_cache(self, cache: DropsKeys) -> None:
         """Tell `cache` about revocations from now on."""
@@ -69,27 +70,45 @@ class RevocationFollower:
     async def follow(self) -> None:
         """Poll for ever; an unreachable database is logged once and shows in `confirmed_at`."""
         while True:
-            try:
-                await self.poll()
-            except Exception as exc:  # noqa: BLE001 - whatever the driver raises, the next second tries again
-                if not self._failing:
-                    _log.warning("revocation_poll_failed", error=type(exc).__name__)
-                self._failing = True
-            else:
-                if self._failing:
-                    _log.info("revocation_poll_recovered", seq=self.seq)
-                self._failing = False
+            await self.poll_safely()
             await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def poll_safely(self) -> None:
+        """Poll once, whatever the database does."""
+        try:
+            await self.poll()
+        except Exception as exc:  # noqa: BLE001 - whatever the driver raises, the next second tries again
+            if not self._failing:
+                _log.warning("revocation_poll_failed", error=type(exc).__name__)
+            self._failing = True
+        else:
+            if self._failing:
+                _log.info("revocation_poll_recovered", seq=self.seq)
+            self._failing = False
 
     async def poll(self) -> None:
         """Read the sequence once and drop what it names."""
-        asked_at = time.monotonic()
-        latest = await self._latest()
-        if self.seq < 0 or latest < self.seq:
-            self._restart(latest)
-        elif latest > self.seq:
-            await self._catch_up(latest)
-        self.confirmed_at = asked_at
+        async with self._polling:
+            asked_at, known = time.monotonic(), self.seq
+            latest = await self._latest()
+            if known < 0 or latest < known:
+                self._restart(latest)
+            elif latest > self.seq:
+                await self._catch_up(latest)
+            self.confirmed_at = asked_at
+
+    def take(self, after: int, seq: int, rows: Sequence[Revoked]) -> bool:
+        """Act upon announced news; return False if they do not follow on what this process knows.
+
+        News do not count as a confirmation: only Postgres itself says that nothing newer is missing.
+        """
+        if seq <= self.seq:
+            return True
+        if not rows or after > self.seq or self.seq < 0:
+            return False
+        self._drop(rows)
+        self.seq = seq
+        return True
 
     def _restart(self, latest: int) -> None:
         """First read, or a restored database whose sequence went back: nothing cached can be trusted."""
@@ -104,10 +123,13 @@ class RevocationFollower:
         if len(rows) >= MAX_ROWS_PER_POLL or not rows:
             for cache in self._caches:
                 cache.drop_all()
+        self._drop(rows)
+        self.seq = max(latest, self.seq)
+
+    def _drop(self, rows: Sequence[Revoked]) -> None:
         for row in rows:
             for cache in self._caches:
                 if row.scope == "key":
                     cache.drop_key(row.subject_id)
                 else:
                     cache.drop_tenant(row.subject_id)
-        self.seq = max(latest, rows[-1].seq if rows else latest)

@@ -15,12 +15,19 @@ from app.gateway.call import Call
 from app.gateway.client_watch import ClientWatch
 from app.gateway.downstream import JSON
 from app.gateway.endpoint import Visit
-from app.gateway.exchanges import CutReason, Exchange
+from app.gateway.exchanges import CutReason, Exchange, Subject
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
 from domain.authorize import authorize
-from domain.errors import GatewayError, LedgerFull, ModelForbidden, RejectedUpstream, Unavailable
+from domain.errors import (
+    GatewayError,
+    LedgerFull,
+    ModelForbidden,
+    RejectedUpstream,
+    Unauthenticated,
+    Unavailable,
+)
 from domain.ollama import unload_answer
 from domain.requests import ParsedRequest, parse_request, rebuild
 from domain.route import Candidate
@@ -30,6 +37,10 @@ from domain.usage import Admission, UsageOutcome
 from domain.values import Principal
 
 CHARACTERS_PER_TOKEN = 4
+_GOODBYES = {
+    CutReason.DRAINING: "the gateway is restarting; send the request again",
+    CutReason.REVOKED: "the key may no longer be used for this",
+}
 
 
 async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
@@ -41,6 +52,8 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     body = await gateway.bodies.read(call, visit.receive)
     request = parse_request(spec, body)
     visit.metrics.dropped(request.dropped)
+    if not gateway.is_current(principal, call):
+        principal = await gateway.principal(call)
     name, candidates = authorize(
         request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
     )
@@ -59,8 +72,16 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
         request_id=call.request_id_text,
         traceparent=call.traceparent,
     )
+    subject = Subject(
+        principal.key_id,
+        tally.admission.tenant_id,
+        call.key_digests,
+        name,
+        lambda: gateway.client_address(call),
+    )
     try:
-        await exchange(visit, tally, relay(order, visit.downstream, tally, gateway), gateway, order)
+        relaying = relay(order, visit.downstream, tally, gateway)
+        await exchange(visit, tally, relaying, subject=subject, gateway=gateway, order=order)
     finally:
         account(visit, tally, gateway)
 
@@ -108,12 +129,12 @@ def admit(
 
 
 async def exchange(
-    visit: Visit, tally: Tally, relaying: Awaitable[None], gateway: Gateway, order: Order
+    visit: Visit, tally: Tally, relaying: Awaitable[None], *, subject: Subject, gateway: Gateway, order: Order
 ) -> None:
     """Run the relay beside a watch on the client, and give every ending its outcome."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task  # nosec B101
-    running = Exchange(visit.downstream, task)
+    running = Exchange(visit.downstream, subject, task)
     gateway.exchanges.add(running)
     watch = ClientWatch(visit.receive, running.client_gone)
     try:
@@ -142,15 +163,15 @@ async def exchange(
 
 
 async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, order: Order) -> None:
-    if reason is not CutReason.DRAINING:
+    if reason in {CutReason.CLIENT_GONE, CutReason.WRITE_STALLED}:
         tally.settle(UsageOutcome.CLIENT_CLOSED)
         raise ClientLeft
     tally.settle(UsageOutcome.CUT)
     if not visit.downstream.started:
-        raise Unavailable("draining")
-    if not order.request.stream:
+        raise Unauthenticated if reason is CutReason.REVOKED else Unavailable("draining")
+    if visit.downstream.mid_record:
         raise AnswerCut
-    await visit.downstream.finish(stream_error(order.spec.family))
+    await visit.downstream.finish(stream_error(order.spec.family, _GOODBYES[reason]))
 
 
 def account(visit: Visit, tally: Tally, gateway: Gateway) -> None:
