@@ -40,6 +40,14 @@ async def test_every_fact_of_a_record_is_stored(rows: UsageRows, sql: asyncpg.Co
     assert row == facts
 
 
+async def test_a_record_that_names_no_digest_keeps_that_of_its_admission(
+    rows: UsageRows, sql: asyncpg.Connection
+) -> None:
+    await rows.insert_batch([UsageRecord(admission(), settlement(backend=None))])
+
+    assert await sql.fetchval("SELECT model_digest FROM usage_records") == "sha256:1"
+
+
 async def test_a_repeated_batch_changes_nothing(rows: UsageRows, sql: asyncpg.Connection) -> None:
     batch = [record(), record()]
 

@@ -47,6 +47,7 @@ def settlement(
         backend=backend,
         attempted_backends=() if backend is None else ("b", backend),
         durations=Durations(load_us=1, prompt_us=2, eval_us=3, total_us=2**40),
+        model_digest=None if backend is None else "sha256:2",
     )
 
 

@@ -1,0 +1,100 @@
+"""Where a key may stand in a request, and what is refused."""
+
+from base64 import b64encode
+
+import pytest
+
+from domain.credentials import MAX_CARRIER_BYTES, presented_key
+from domain.errors import Unauthenticated
+
+KEY = b"nng_abcdefgh_secret_check0"
+OTHER = b"nng_abcdefgh_secret_check1"
+
+
+def basic(user: bytes, password: bytes) -> bytes:
+    return b"Basic " + b64encode(user + b":" + password)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "x_api_key"),
+    [
+        ([b"Bearer " + KEY], []),
+        ([b"bearer " + KEY], []),
+        ([b"BEARER " + KEY], []),
+        ([b"BeArEr   " + KEY + b" "], []),
+        ([b"Bearer \t" + KEY + b"\t"], []),
+        ([], [KEY]),
+        ([], [b" " + KEY + b"\t"]),
+        ([basic(b"", KEY)], []),
+        ([basic(b"anybody", KEY)], []),
+        ([b"basic" + basic(b"u", KEY)[5:]], []),
+        ([b"BASIC" + basic(b"u", KEY)[5:]], []),
+        ([b"Bearer " + KEY], [KEY]),
+        ([b"Bearer " + KEY, b"bearer " + KEY], []),
+        ([b"Bearer " + KEY, basic(b"u", KEY)], [KEY, KEY]),
+    ],
+)
+def test_t01_one_key_is_found_wherever_it_stands(authorization: list[bytes], x_api_key: list[bytes]) -> None:
+    assert presented_key(authorization, x_api_key) == KEY
+
+
+@pytest.mark.parametrize(
+    ("authorization", "x_api_key"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b"Bearer"], []),
+        ([b"Bearer "], []),
+        ([b"Bearer" + KEY], []),
+        ([b"Bearer\t" + KEY], []),
+        ([KEY], []),
+        ([b"Token " + KEY], []),
+        ([b"Digest username=" + KEY], []),
+        ([b"ssh-ed25519:c2ln"], []),
+        ([], [b""]),
+        ([], [b"   "]),
+        ([b"Basic not base64!"], []),
+        ([b"Basic " + b64encode(KEY)], []),
+        ([b"Basic " + b64encode(b"u:" + KEY)[:-1] + b"\xff"], []),
+        ([basic(KEY, b"")], []),
+        ([b"Basic"], []),
+        ([b"Bearer " + KEY, b"Bearer " + OTHER], []),
+        ([b"Bearer " + KEY], [OTHER]),
+        ([basic(b"u", OTHER)], [KEY]),
+        ([], [KEY, OTHER]),
+        ([b"Bearer " + KEY, b"Token x"], []),
+        ([b"Bearer "], [KEY]),
+        ([b"Bearer " + KEY], [b""]),
+    ],
+)
+def test_t01_no_key_a_malformed_one_or_two_different_ones_are_refused(
+    authorization: list[bytes], x_api_key: list[bytes]
+) -> None:
+    with pytest.raises(Unauthenticated):
+        presented_key(authorization, x_api_key)
+
+
+def test_the_password_of_basic_may_hold_colons() -> None:
+    assert presented_key([basic(b"u", b"a:b")], []) == b"a:b"
+
+
+@pytest.mark.parametrize("key", [b"nng_\0key", b"\xc3\xa9\xff", "ключ".encode(), b"' OR 1=1 --"])
+def test_t01_odd_bytes_come_through_unchanged_for_the_checksum_to_refuse(key: bytes) -> None:
+    assert presented_key([b"Bearer " + key], [key]) == key
+
+
+@pytest.mark.parametrize("size", [MAX_CARRIER_BYTES + 1, 400 * 1024])
+def test_t01_a_carrier_of_more_than_512_bytes_is_refused(size: int) -> None:
+    huge = b"x" * size
+
+    for authorization, x_api_key in (
+        ([b"Bearer " + huge], []),
+        ([basic(b"u", huge)], []),
+        ([], [huge]),
+    ):
+        with pytest.raises(Unauthenticated):
+            presented_key(authorization, x_api_key)
+
+
+def test_t01_512_bytes_are_still_read() -> None:
+    assert presented_key([], [b"x" * MAX_CARRIER_BYTES]) == b"x" * MAX_CARRIER_BYTES

@@ -1,0 +1,74 @@
+"""Stage 4: the operator's order, minus who cools down, silent ones last."""
+
+import pytest
+
+from domain.model_table import BackendCondition
+from domain.route import Candidate, ModelIndex, rank
+from tests.support.tables import backend, config_digests, hosted, index, table
+
+SILENT, STALE, OK = BackendCondition.SILENT, BackendCondition.STALE, BackendCondition.OK
+MODEL = hosted("m:1")
+
+
+def names(candidates: tuple[Candidate, ...]) -> list[str]:
+    return [candidate.backend for candidate in candidates]
+
+
+def test_candidates_stand_in_the_operators_order() -> None:
+    found = index(backend("z", MODEL), backend("a", MODEL), backend("k", hosted("other:1")))
+
+    assert names(found.candidates("m:1")) == ["z", "a"]
+
+
+def test_a_model_nobody_hosts_has_no_candidates() -> None:
+    assert index(backend("a", MODEL)).candidates("other:1") == ()
+
+
+def test_silent_backends_come_last_and_stale_ones_keep_their_place() -> None:
+    found = index(
+        backend("a", MODEL, condition=SILENT),
+        backend("b", MODEL, condition=STALE),
+        backend("c", MODEL, condition=SILENT),
+        backend("d", MODEL, condition=OK),
+    )
+
+    assert names(found.candidates("m:1")) == ["b", "d", "a", "c"]
+
+
+def test_each_candidate_knows_its_own_digest_of_the_model() -> None:
+    found = index(backend("a", hosted("m:1", digest="11")), backend("b", hosted("m:1", digest="22")))
+
+    assert [candidate.model_digest for candidate in found.candidates("m:1")] == ["11", "22"]
+
+
+def test_backends_with_another_configuration_are_ignored_and_reported() -> None:
+    snapshot = table(backend("moved", MODEL), backend("a", MODEL), backend("unknown", MODEL))
+    configured = {**config_digests("a"), "moved": "another digest"}
+
+    found = ModelIndex(snapshot, configured)
+
+    assert found.ignored == ("moved", "unknown")
+    assert names(found.candidates("m:1")) == ["a"]
+    assert [state.name for state in found.backends] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("silent", "cooling", "tried"),
+    [
+        ((), (), ["a", "b", "c"]),
+        ((), ("a",), ["b", "c"]),
+        ((), ("a", "c"), ["b"]),
+        ((), ("elsewhere",), ["a", "b", "c"]),
+        ((), ("a", "b", "c"), ["a", "b", "c"]),
+        (("c",), ("a",), ["b", "c"]),
+        (("c",), ("c",), ["a", "b"]),
+        (("c",), ("a", "b"), ["a", "b", "c"]),
+        (("a", "b", "c"), ("a",), ["a", "b", "c"]),
+    ],
+)
+def test_who_cools_down_is_left_out_unless_only_silent_ones_remain(
+    silent: tuple[str, ...], cooling: tuple[str, ...], tried: list[str]
+) -> None:
+    found = index(*(backend(name, MODEL, condition=SILENT if name in silent else OK) for name in "abc"))
+
+    assert names(rank(found.candidates("m:1"), cooling)) == tried
