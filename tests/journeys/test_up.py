@@ -23,8 +23,6 @@ from app.embedded.running import running_environment
 from tests.support.up import READY_WITHIN_S, REPOSITORY, Up, all_gone, running_up, uv_run
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("up")
-
 READY_FIELDS = {
     "url",
     "admin_key",

@@ -31,9 +31,6 @@ from app.embedded.state_dir import locked
 from app.embedded.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-# One process runs them all, or each would create the data directories anew.
-pytestmark = pytest.mark.xdist_group("embedded servers")
-
 NOBODY = pwd.getpwnam("nobody").pw_uid
 USERS = ["ourselves", "normal-user"] if os.geteuid() == 0 else ["ourselves"]
 
