@@ -13,6 +13,9 @@ TEXT: Final = b"text/plain; charset=utf-8"
 
 Header = tuple[bytes, bytes]
 
+SERVER: Final[Header] = (b"server", b"neuronetz-gateway")
+"""Stands in for the name and habits of the HTTP server below us."""
+
 
 class Downstream:
     """Sends one response. `started` is the status commit: from there on refusals are in-band.
@@ -50,7 +53,12 @@ class Downstream:
 
     async def start(self, status: int, content_type: bytes, extra: Iterable[Header] = ()) -> None:
         """Commit status and headers."""
-        headers: list[Header] = [(b"content-type", content_type), (b"x-request-id", self._request_id), *extra]
+        headers: list[Header] = [
+            (b"content-type", content_type),
+            (b"x-request-id", self._request_id),
+            SERVER,
+            *extra,
+        ]
         self.started = True
         self.status = status
         event: HTTPResponseStartEvent = {"type": "http.response.start", "status": status, "headers": headers}

@@ -7,7 +7,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from app.gateway.downstream import JSON, Downstream
+from app.gateway.downstream import JSON, SERVER, Downstream
 from app.problems import problem_of, render
 from domain.errors import UnknownPath
 from domain.values import ApiFamily
@@ -43,7 +43,7 @@ class Gate:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start" and not _has_id(message["headers"]):
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id), SERVER]
             await send(message)
 
         await self._service(scope, receive, send_with_id)
