@@ -61,6 +61,7 @@ def create_app(settings: AppSettings) -> ASGIApp:
     entrance = Entrance()
     probes = Probes()
     raw_paths: set[str] = set()
+    below: dict[str, ASGIApp] = {}
     handlers: list[ControllerRouterHandler] = list(health_handlers(probes))
     if Surface.OPS in settings.surfaces:
         token = settings.metrics_token
@@ -75,6 +76,9 @@ def create_app(settings: AppSettings) -> ASGIApp:
         access_log = AccessLog(settings.log_format)
         for route in public_routes(entrance.gateway, frozenset(settings.extra_request_fields)):
             endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
+            if route.prefix is not None:
+                below[route.prefix.decode()] = endpoint.answer
+                continue
             handlers.append(asgi(route.template, copy_scope=False)(endpoint.answer))
             raw_paths.add(route.template)
 
@@ -92,7 +96,7 @@ def create_app(settings: AppSettings) -> ASGIApp:
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
-    return Gate(service, handled=frozenset(raw_paths), family_of=family_of)
+    return Gate(service, handled=frozenset(raw_paths), below=below, family_of=family_of)
 
 
 def family_of(path: str) -> ApiFamily:

@@ -1,6 +1,6 @@
 """The outermost ASGI layer: one spelling per path, and a request id on what the framework itself answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from litestar.enums import ScopeType
@@ -18,14 +18,22 @@ class Gate:
 
     Litestar itself, like most routers, also accepts `//x`, `/x/` and `/%78`; an edge proxy that guards a path
     would then guard nothing. The relay's own endpoints (`handled`) compare their raw path themselves and make
-    their own request ids, so that the hot path pays for one set look-up here.
+    their own request ids, so that the hot path pays for one set look-up here. `below` maps path prefixes to
+    the endpoint of everything that follows them: Litestar cannot route an ASGI handler by path parameters
+    (it answers 500).
     """
 
     def __init__(
-        self, service: ASGIApp, *, handled: frozenset[str], family_of: Callable[[str], ApiFamily]
+        self,
+        service: ASGIApp,
+        *,
+        handled: frozenset[str],
+        below: Mapping[str, ASGIApp],
+        family_of: Callable[[str], ApiFamily],
     ) -> None:
         self._service: Final = service
         self._handled: Final = handled
+        self._below: Final = dict(below)
         self._family_of: Final = family_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,6 +48,10 @@ class Gate:
             body = render(refused, self._family_of(scope["path"]))
             await downstream.answer(refused.status, JSON, body)
             return
+        for prefix, endpoint in self._below.items():
+            if scope["path"].startswith(prefix):
+                await endpoint(scope, receive, send)
+                return
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start" and not _has_id(message["headers"]):

@@ -1,0 +1,63 @@
+"""One running gateway per test process, and its three simulated Ollamas."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.fleet import DEADLINES, TOKENS, Fleet, started_fleet
+from tests.support.gateway import Gateway, Key
+from tests.support.servers import Databases, RedisDatabases
+
+
+@pytest.fixture(scope="session")
+async def running(
+    postgres: Databases,
+    migrated_template: str,
+    valkey: RedisDatabases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Gateway]:
+    """Run a gateway of one app process over three backends."""
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    async with AsyncExitStack() as stack:
+        gateway = Gateway(
+            database_url=postgres.create(template=migrated_template),
+            redis_url=valkey.claim(),
+            backends=await started_fleet(stack),
+            directory=directory,
+            deadlines=DEADLINES,
+            tokens=TOKENS,
+            settings={"GATEWAY_MAX_BODY_BYTES": str(4 << 20), "GATEWAY_BODY_TIMEOUT_SECONDS": "1"},
+        )
+        stack.push_async_callback(gateway.aclose)
+        await gateway.start()
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+async def everything(running: Gateway) -> Key:
+    """Add a tenant that may use every model, and give its key."""
+    return await running.tenant()
+
+
+@pytest.fixture
+async def gateway(running: Gateway) -> Gateway:
+    """Give the gateway with its backends as they were started and nobody's log holding anything."""
+    for backend in running.backends.values():
+        await backend.reset()
+    return running
+
+
+@pytest.fixture
+async def client(gateway: Gateway, everything: Key) -> AsyncIterator[httpx.AsyncClient]:
+    """Give an HTTP client of a tenant that may use every model."""
+    async with gateway.client(everything) as client:
+        yield client
+
+
+@pytest.fixture
+def fleet(gateway: Gateway, client: httpx.AsyncClient) -> Fleet:
+    """Give the three backends, none of which is preferred because of what earlier tests did."""
+    return Fleet(gateway, client)

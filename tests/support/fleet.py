@@ -1,0 +1,83 @@
+"""Three simulated Ollamas behind one gateway, and how to start each test with all of them on equal terms."""
+
+import time
+from contextlib import AsyncExitStack
+from typing import Final
+
+import httpx
+
+from tests.support.asking import NATIVE_WHOLE, ask
+from tests.support.gateway import Gateway, UsageRow
+from tests.support.ollama import SeenRequest, SimulatedOllama
+
+TOKENS_PER_ANSWER: Final = 12
+SILENCE_S: Final = 1.0
+DEADLINES: Final = {"a": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}}
+TOKENS: Final = {"b": "token-of-b"}
+
+COMMON: Final = "llama3.2"
+"""Hosted by all three."""
+DUO: Final = "duo:7b"
+"""Hosted by a and b."""
+SOLO: Final = "solo:1b"
+"""Hosted by a only."""
+LONER: Final = "loner:1b"
+"""Hosted by c only."""
+EMBEDDER: Final = "nomic-embed-text"
+"""Hosted by all three."""
+
+_HOSTED: Final = {
+    "a": f"{COMMON}:latest,{DUO},{SOLO},{EMBEDDER}:latest",
+    "b": f"{COMMON}:latest,{DUO},{EMBEDDER}:latest",
+    "c": f"{COMMON}:latest,{LONER},{EMBEDDER}:latest",
+}
+
+
+async def started_fleet(stack: AsyncExitStack) -> tuple[SimulatedOllama, ...]:
+    """Start the three; they end with the stack. Backend b wants a token."""
+    servers = []
+    for name, models in _HOSTED.items():
+        server = SimulatedOllama.start(
+            name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKENS.get(name)
+        )
+        stack.push_async_callback(server.stop)
+        servers.append(server)
+    return tuple(servers)
+
+
+class Fleet:
+    """The backends a, b and c of a gateway; priority is in this order."""
+
+    def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
+        self._gateway = gateway
+        self._client = client
+        self.a, self.b, self.c = gateway.backends.values()
+
+    async def even_out(self) -> None:
+        """Let all three cool down alike: candidates that all cool are tried in the operator's order.
+
+        Quicker than waiting for the poll that would end each one's cooldown. The fault is one that a used
+        connection does not hide: what just dies there is sent again on a new one.
+        """
+        for backend in (self.a, self.b, self.c):
+            await backend.order("garbage", model=COMMON)
+        reply = await ask(self._client, NATIVE_WHOLE, COMMON)
+        assert reply.status_code == httpx.codes.BAD_GATEWAY
+        for backend in (self.a, self.b, self.c):
+            await backend.clear()
+
+    async def rest(self) -> None:
+        """Return once a poll has ended every cooldown."""
+        await self._gateway.polled_since(time.monotonic())
+
+    async def row(self, reply: httpx.Response) -> UsageRow:
+        """Return the row of the request that got this reply."""
+        return await self._gateway.row(reply)
+
+    async def asked(self) -> dict[str, list[SeenRequest]]:
+        """Return what each backend has seen."""
+        return {backend.name: await backend.requests() for backend in (self.a, self.b, self.c)}
+
+    async def attempts(self) -> str:
+        """Return the names of the backends that saw a request, once per request, a before b before c."""
+        return "".join(name * len(seen) for name, seen in (await self.asked()).items())
