@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from db.settings import SharedSettings, load_settings, split_commas
+from db.settings import EnvSettings, SharedSettings, load_settings, split_commas
 from domain.backends import BackendSpec
 from domain.keys import PepperRing
 
@@ -105,12 +105,17 @@ class HttpSettings(SharedSettings):
     drain_s: Annotated[float, Field(validation_alias="GATEWAY_DRAIN_SECONDS", ge=0, le=3600)] = 60.0
 
 
-class RelaySettings(SharedSettings):
-    """What a request may cost on its way to a backend and into the ledger."""
+class PepperSettings(EnvSettings):
+    """What key digests are made with."""
 
     key_pepper: Annotated[
         SecretStr, AfterValidator(_check_pepper), Field(validation_alias="GATEWAY_KEY_PEPPER")
     ]
+
+
+class RelaySettings(SharedSettings, PepperSettings):
+    """What a request may cost on its way to a backend and into the ledger."""
+
     redis_timeout_ms: Annotated[int, Field(validation_alias="GATEWAY_REDIS_TIMEOUT_MS", ge=1, le=60_000)] = 50
     connect_timeout_s: Annotated[
         float, Field(validation_alias="GATEWAY_CONNECT_TIMEOUT_SECONDS", gt=0, le=60)

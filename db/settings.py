@@ -128,8 +128,8 @@ class BackendSettings(EnvSettings):
         )
 
 
-class StoreSettings(EnvSettings):
-    """Where Postgres and Redis are, and how long one question to them may take."""
+class DatabaseSettings(EnvSettings):
+    """Where Postgres is."""
 
     database_url: Annotated[
         SecretStr, AfterValidator(_check_database_url), Field(validation_alias="DATABASE_URL")
@@ -139,14 +139,24 @@ class StoreSettings(EnvSettings):
         AfterValidator(lambda url: url and _check_database_url(url)),
         Field(validation_alias="DATABASE_DIRECT_URL"),
     ] = None
-    redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url), Field(validation_alias="REDIS_URL")]
-    postgres_timeout_s: Annotated[
-        float, Field(validation_alias="GATEWAY_POSTGRES_TIMEOUT_SECONDS", gt=0, le=60)
-    ] = 2.0
 
     def direct_url(self) -> SecretStr:
         """Return the address for LISTEN and migrations, which a connection pooler in between would break."""
         return self.database_direct_url or self.database_url
+
+
+class RedisSettings(EnvSettings):
+    """Where Redis is."""
+
+    redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url), Field(validation_alias="REDIS_URL")]
+
+
+class StoreSettings(DatabaseSettings, RedisSettings):
+    """Where Postgres and Redis are, and how long one question to Postgres may take."""
+
+    postgres_timeout_s: Annotated[
+        float, Field(validation_alias="GATEWAY_POSTGRES_TIMEOUT_SECONDS", gt=0, le=60)
+    ] = 2.0
 
 
 class LogSettings(EnvSettings):
