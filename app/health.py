@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from app.metrics import Metrics
 
@@ -55,7 +55,7 @@ def health_handlers(probes: Probes) -> list[HTTPRouteHandler]:
 
     @get("/readyz", operation_id="ready", summary="The process should get traffic", include_in_schema=False)
     async def ready(
-        exclude: Annotated[str | None, Parameter(query="exclude")] = None,
+        exclude: Annotated[str | None, QueryParameter(name="exclude")] = None,
     ) -> Response[dict[str, str]]:
         readiness = probes.readiness
         return _status(ok=readiness is not None and readiness.ready(without_redis=exclude == "redis"))

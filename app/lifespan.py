@@ -43,6 +43,7 @@ from domain.jobs import USAGE_ACCOUNT
 from domain.keys import PepperRing
 
 GC_THRESHOLD: Final = 20_000
+FOLLOWER_RESTART_S: Final = 1.0
 
 _log = structlog.get_logger()
 
@@ -130,7 +131,7 @@ async def running_gateway(
             early_poll.run,
             metrics.keep_flushing,
         ):
-            stack.push_async_callback(_cancelled, asyncio.create_task(follow()))
+            stack.push_async_callback(_cancelled, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
         _settle_heap()
         _log.info("gateway_started", backends=sorted(upstreams))
@@ -162,6 +163,18 @@ def _settle_heap() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
+
+
+async def _kept_running(follow: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run one of the followers, again if it fails: without it the process would serve on and go stale unseen."""
+    while True:
+        try:
+            await follow()
+        except Exception:  # noqa: BLE001 - whatever broke it, it is told and tried again
+            _log.exception("follower_failed", follower=follow.__qualname__)
+            await asyncio.sleep(FOLLOWER_RESTART_S)
+        else:
+            return
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

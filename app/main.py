@@ -3,11 +3,9 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
 
-import structlog
-from litestar import Litestar, Request, Response, asgi
-from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar import Litestar, asgi
+from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from app.gateway.access_log import AccessLog
@@ -18,16 +16,10 @@ from app.gateway.routes import public_routes
 from app.health import Probes, health_handlers, metrics_handler
 from app.lifespan import running_gateway
 from app.metrics import Metrics
-from app.problems import problem_of, render
+from app.refusals import Refusals
 from app.settings import AppSettings, Surface, load_app_settings
 from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
-from domain.errors import BadRequest, MethodNotAllowed, UnknownPath
-from domain.values import ApiFamily
-
-OPENAI_PREFIX: Final = "/v1/"
-
-_log = structlog.get_logger()
 
 
 class Entrance:
@@ -72,8 +64,9 @@ def create_app(settings: AppSettings) -> ASGIApp:
                 refresh=lambda: entrance.gateway().refresh_metrics(),
             )
         )
+    access_log = AccessLog(settings.log_format)
+    refusals = Refusals(metrics, access_log)
     if Surface.TENANT in settings.surfaces:
-        access_log = AccessLog(settings.log_format)
         for route in public_routes(entrance.gateway, frozenset(settings.extra_request_fields)):
             endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
             if route.prefix is not None:
@@ -87,41 +80,14 @@ def create_app(settings: AppSettings) -> ASGIApp:
         async with running_gateway(settings, metrics=metrics, probes=probes) as gateway:
             entrance.open(gateway)
             yield
+        access_log.flush()
 
     service = Litestar(
         route_handlers=handlers,
         lifespan=[lifespan],
-        exception_handlers={HTTPException: _router_refusal, Exception: _fault},
+        exception_handlers={HTTPException: refusals.http, Exception: refusals.fault},
         openapi_config=None,
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
-    return Gate(service, handled=frozenset(raw_paths), below=below, family_of=family_of)
-
-
-def family_of(path: str) -> ApiFamily:
-    """Return whose error shape a path speaks, also for paths that do not exist."""
-    return ApiFamily.OPENAI if path.startswith(OPENAI_PREFIX) else ApiFamily.NATIVE
-
-
-def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    problem = problem_of(error)
-    headers = {name.decode(): value.decode() for name, value in problem.headers}
-    body = render(problem, family_of(request.scope["path"]))
-    return Response(body, status_code=problem.status, headers=headers, media_type="application/json")
-
-
-def _router_refusal(request: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
-    """Say what the framework refused in our words and shapes."""
-    if isinstance(exc, MethodNotAllowedException):
-        return _answer(request, MethodNotAllowed(str((exc.headers or {}).get("allow", ""))))
-    if exc.status_code == 404:  # noqa: PLR2004
-        return _answer(request, UnknownPath())
-    if exc.status_code < 500:  # noqa: PLR2004
-        return _answer(request, BadRequest("The request is malformed."))
-    return _fault(request, exc)
-
-
-def _fault(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
-    _log.error("request_failed", path=request.scope["path"], exc_info=exc)
-    return _answer(request, exc)
+    return Gate(service, handled=frozenset(raw_paths), below=below, refusals=refusals)

@@ -1,10 +1,12 @@
 """What the app process measures. Labels are bounded: routes, backends and outcomes, never keys or paths."""
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from domain.usage import UsageOutcome
 
@@ -94,9 +96,28 @@ class Metrics:
         self.flush()
         if self._multiprocess_dir is None:
             return generate_latest(self.registry)
+        _forget_dead(self._multiprocess_dir)
         shared = CollectorRegistry(auto_describe=False)
         MultiProcessCollector(shared, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
+
+
+def _forget_dead(directory: str) -> None:
+    """Drop the gauges of app processes that died: nobody else says that their requests no longer run."""
+    pids = {path.stem.rpartition("_")[2] for path in Path(directory).glob("gauge_live*.db")}
+    for pid in pids:
+        if pid.isdigit() and not _is_alive(int(pid)):
+            mark_process_dead(pid, path=directory)  # type: ignore[no-untyped-call]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class RouteMetrics:

@@ -1,32 +1,49 @@
 """Structured logging of both processes: one JSON object per line on standard error.
 
-Events are constants with fields. Field values are bounded, so that nothing a client or a backend sends can
-flood a line; secrets and prompts are never passed in at all.
+Events are constants with fields. Whatever a field holds, its line stays one line of bounded length that every
+reader agrees on; secrets and prompts are never passed in at all.
 """
 
+import json
 import logging
+import math
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
-import msgspec
 import structlog
 
 LogFormat = Literal["json", "console"]
 
-MAX_FIELD_CHARACTERS = 256
+MAX_FIELD_BYTES = 256
+MAX_TRACEBACK_CHARACTERS = 16_384
+_ELLIPSIS = "..."
 
 
 def bound_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Cut long text fields; tracebacks keep their length, they are ours."""
+    """Make every field short and encodable. Tracebacks, which are ours, may be longer: head and tail stay."""
     for name, value in event.items():
-        if isinstance(value, str) and len(value) > MAX_FIELD_CHARACTERS and name != "exception":
-            event[name] = value[:MAX_FIELD_CHARACTERS] + "..."
+        if name == "exception":
+            event[name] = _shortened(str(value))
+        elif not name.startswith("_"):  # structlog's own notes about a library's record never leave
+            event[name] = _bounded(value)
     return event
 
 
-def _encode(event: MutableMapping[str, Any], **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+def printable_fields(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Escape what a terminal would obey rather than show."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            lines = value.split("\n") if name == "exception" else [value]
+            event[name] = "\n".join(_printable(line) for line in lines)
+    return event
+
+
+def encode(event: MutableMapping[str, Any], **_: Any) -> str:
+    """Return an event as JSON in ASCII: some readers end a line at U+2028, some terminals obey U+009B."""
+    return json.dumps(event, default=str, ensure_ascii=True, separators=(",", ":"))
 
 
 def configure_logging(*, level: str, log_format: LogFormat, process: str) -> None:
@@ -38,13 +55,18 @@ def configure_logging(*, level: str, log_format: LogFormat, process: str) -> Non
         structlog.processors.format_exc_info,
         bound_fields,
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(serializer=_encode)
+    final: list[Any] = (
+        [structlog.processors.JSONRenderer(serializer=encode)]
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else [
+            printable_fields,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
     )
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -54,7 +76,45 @@ def configure_logging(*, level: str, log_format: LogFormat, process: str) -> Non
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _bounded(value: object) -> object:
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, bool | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    try:
+        text = json.dumps(value, default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # no JSON: circular, a number too long to print, ...
+        return f"<{type(value).__name__}>"
+    return value if len(text) <= MAX_FIELD_BYTES else _cut(text)
+
+
+def _cut(text: str) -> str:
+    """Return text of at most `MAX_FIELD_BYTES` bytes in UTF-8, an ellipsis included."""
+    if len(text) * 4 <= MAX_FIELD_BYTES:
+        return text
+    encoded = text[: MAX_FIELD_BYTES + 1].encode("utf-8", "replace")
+    if len(encoded) <= MAX_FIELD_BYTES:
+        return text
+    return encoded[: MAX_FIELD_BYTES - len(_ELLIPSIS)].decode("utf-8", "ignore") + _ELLIPSIS
+
+
+def _shortened(traceback: str) -> str:
+    if len(traceback) <= MAX_TRACEBACK_CHARACTERS:
+        return traceback
+    half = MAX_TRACEBACK_CHARACTERS // 2
+    return f"{traceback[:half]}{_ELLIPSIS}{traceback[-half:]}"
+
+
+def _printable(line: str) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in line
+    )

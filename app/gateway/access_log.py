@@ -13,6 +13,9 @@ import msgspec
 from db.logs import LogFormat
 
 FLUSH_INTERVAL_S: Final = 0.05
+MAX_METHOD_CHARACTERS: Final = 32
+MAX_MODEL_CHARACTERS: Final = 256
+"""HTTP bounds neither a method nor, with its host, a model's name as a log line should be."""
 
 
 class AccessNote(msgspec.Struct, omit_defaults=True):
@@ -72,6 +75,8 @@ class AccessLog:
         """Note one line."""
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self.flush)
+        method = method[:MAX_METHOD_CHARACTERS]
+        note.model = note.model[:MAX_MODEL_CHARACTERS]
         if self._as_json:
             line = _Line(
                 datetime.now(UTC), "info", "request", request_id, method, route, status,

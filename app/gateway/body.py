@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from litestar.types import Receive
@@ -25,7 +26,10 @@ class Bodies:
     request more than reading it.
     """
 
-    def __init__(self, *, max_bytes: int, base_timeout_s: float) -> None:
+    def __init__(
+        self, *, max_bytes: int, base_timeout_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._now = now
         self._max_bytes = max_bytes
         self._base_timeout_s = base_timeout_s
         self._deadlines: dict[asyncio.Task[Any], float] = {}
@@ -54,13 +58,12 @@ class Bodies:
         if task is None:
             raise RuntimeError("a body is read inside a task")
         allowed = self._max_bytes if length is None else length
-        self._deadlines[task] = time.monotonic() + self._base_timeout_s + allowed / _MIB
+        self._deadlines[task] = self._now() + self._base_timeout_s + allowed / _MIB
         try:
             return await self._collect(receive)
         except asyncio.CancelledError:
-            if task not in self._late:
+            if task not in self._late or task.uncancel():
                 raise
-            task.uncancel()
             raise BodyTooSlow("The body did not arrive in time.") from None
         finally:
             self._late.discard(task)
@@ -70,11 +73,15 @@ class Bodies:
         """Give up on late bodies, for ever."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
-            now = time.monotonic()
-            for task in [task for task, deadline in self._deadlines.items() if deadline < now]:
-                if task not in self._late:
-                    self._late.add(task)
-                    task.cancel()
+            self.give_up_late()
+
+    def give_up_late(self) -> None:
+        """End the reading of every body whose time is over."""
+        now = self._now()
+        for task, deadline in self._deadlines.items():
+            if deadline < now and task not in self._late:
+                self._late.add(task)
+                task.cancel()
 
     async def _collect(self, receive: Receive) -> bytes:
         pieces: list[bytes] = []

@@ -56,7 +56,7 @@ class Catalogue:
         self._on_table = on_table
         self._ignored: tuple[str, ...] = ()
         self._refreshing = asyncio.Lock()
-        self._failing = False
+        self._failing: set[str] = set()
         self.index = ModelIndex(_EMPTY, self._config_digests)
         self.has_table = False
         self.redis_ok_at = float("-inf")
@@ -68,29 +68,38 @@ class Catalogue:
     async def follow(self) -> None:
         """Check the version every second, for ever."""
         while True:
-            await self._guarded(self.refresh)
+            await self._guarded("read", self.refresh)
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def listen(self) -> None:
         """Refresh at every announced change, for ever; reconnects after a pause."""
         while True:
-            await self._guarded(self._listen_once)
+            await self._guarded("listen", self._listen_once)
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _listen_once(self) -> None:
         async with self._reader.changes() as changes:
             async for _ in changes:
                 await self.refresh()
+                self._succeeded("listen")
 
-    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except Exception as exc:  # noqa: BLE001 - whatever Redis or a broken value raises, the old table serves on
-            if not self._failing:
+            if what not in self._failing:
                 _log.warning(
-                    "model_table_unreadable", error=type(exc).__name__, version=self.index.table.version
+                    "model_table_unreadable",
+                    step=what,
+                    error=type(exc).__name__,
+                    version=self.index.table.version,
                 )
-            self._failing = True
+            self._failing.add(what)
+
+    def _succeeded(self, what: str) -> None:
+        if what in self._failing:
+            _log.info("model_table_readable_again", step=what, version=self.index.table.version)
+            self._failing.discard(what)
 
     async def refresh(self) -> None:
         """Read the table if its version differs from the one in use."""
@@ -101,9 +110,7 @@ class Catalogue:
                 if table is not None:
                     self._use(table)
             self.redis_ok_at = time.monotonic()
-            if self._failing:
-                _log.info("model_table_readable_again", version=self.index.table.version)
-            self._failing = False
+            self._succeeded("read")
 
     def _use(self, table: ModelTable) -> None:
         self.index = ModelIndex(table, self._config_digests)

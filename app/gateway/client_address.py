@@ -2,17 +2,32 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import structlog
 
 ClientAddress = IPv4Address | IPv6Address
 
-RESOLVE_EVERY_S = 30.0
+RESOLVE_EVERY_S = 25.0
+RESOLVE_TIMEOUT_S = 5.0
 KEEP_LAST_GOOD_S = 300.0
+"""How long the last addresses of a name are believed that no longer resolves."""
 
 _log = structlog.get_logger()
+
+
+async def resolve_name(name: str) -> Iterable[str]:
+    """Return the addresses of a host name.
+
+    Raises
+    ------
+    OSError, UnicodeError
+        It has none now, or is no name at all.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
 
 
 class TrustedProxies:
@@ -21,7 +36,15 @@ class TrustedProxies:
     A name that no longer resolves keeps its last good addresses for five minutes, then trusts nobody.
     """
 
-    def __init__(self, entries: Sequence[str]) -> None:
+    def __init__(
+        self,
+        entries: Sequence[str],
+        *,
+        resolve_name: Callable[[str], Awaitable[Iterable[str]]] = resolve_name,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._resolve_name = resolve_name
+        self._now = now
         self._networks: list[IPv4Network | IPv6Network] = []
         self._names: list[str] = []
         for entry in entries:
@@ -39,18 +62,21 @@ class TrustedProxies:
             await asyncio.sleep(RESOLVE_EVERY_S)
 
     async def resolve(self) -> None:
-        """Look every name up once."""
-        loop = asyncio.get_running_loop()
-        for name in self._names:
-            try:
-                found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            except OSError:
-                _log.debug("trusted_proxy_unresolved", name=name)
-                continue
-            addresses = frozenset(_parse(entry[4][0]) for entry in found) - {None}
-            self._resolved[name] = (loop.time(), frozenset(a for a in addresses if a is not None))
-        oldest = loop.time() - KEEP_LAST_GOOD_S
+        """Look every name up once, all at the same time."""
+        await asyncio.gather(*(self._resolve(name) for name in self._names))
+        # What is kept now stands until the next look has ended, and must not be too old even then.
+        oldest = self._now() - KEEP_LAST_GOOD_S + RESOLVE_EVERY_S + RESOLVE_TIMEOUT_S
         self._by_name = frozenset().union(*(a for at, a in self._resolved.values() if at >= oldest))
+
+    async def _resolve(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                found = await self._resolve_name(name)
+        except (OSError, UnicodeError) as exc:  # TimeoutError is an OSError
+            _log.debug("trusted_proxy_unresolved", name=name, error=type(exc).__name__)
+            return
+        addresses = (_parse(text) for text in found)
+        self._resolved[name] = (self._now(), frozenset(a for a in addresses if a is not None))
 
     def trusts(self, address: ClientAddress) -> bool:
         """Tell whether `address` is one of the proxies."""

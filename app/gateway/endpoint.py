@@ -13,6 +13,7 @@ from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import ClientLeft
 from app.gateway.call import Call
 from app.gateway.downstream import JSON, Downstream
+from app.gateway.relay import AnswerCut
 from app.metrics import Metrics, RouteMetrics
 from app.problems import problem_of, render
 from domain.errors import GatewayError, MethodNotAllowed, UnknownPath
@@ -89,6 +90,8 @@ class Endpoint:
             await self._refuse(downstream, refusal)
         except ClientLeft:
             downstream.status = CLIENT_CLOSED_STATUS
+        except AnswerCut:  # told by an unfinished connection; why is in the log already
+            raise
         except Exception as fault:
             _log.exception(
                 "request_failed", request_id=call.request_id_text.decode(), route=self._route.template

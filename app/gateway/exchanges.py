@@ -16,6 +16,8 @@ from app.gateway.downstream import Downstream
 from domain.model_names import CanonicalName
 
 WATCH_INTERVAL_S: Final = 1.0
+GOODBYE_S: Final = 2.0
+"""How long an exchange that was cut may take to tell its client."""
 
 
 class CutReason(Enum):
@@ -59,11 +61,18 @@ class Exchange:
             self.reason = reason
             self._task.cancel()
 
+    def abandon(self) -> None:
+        """Cancel the exchange's goodbye as well: its client does not even take that."""
+        if not self.closed:
+            self._task.cancel()
+
 
 class Exchanges:
     """All running exchanges of this process."""
 
-    def __init__(self, *, write_timeout_s: float) -> None:
+    def __init__(self, *, write_timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        """Take `now` in the seconds of `Downstream.writing_since`."""
+        self._now = now
         self._running: set[Exchange] = set()
         self._write_timeout_s = write_timeout_s
         self._idle = asyncio.Event()
@@ -92,18 +101,38 @@ class Exchanges:
         """Cut exchanges whose client has not taken a write for too long. Runs until cancelled."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            limit = time.monotonic() - self._write_timeout_s
-            for exchange in tuple(self._running):
-                if 0.0 < exchange.downstream.writing_since < limit:
-                    exchange.cut(CutReason.WRITE_STALLED)
+            self.cut_stalled()
 
-    async def drain(self, deadline_s: float) -> None:
+    def cut_stalled(self) -> None:
+        """Cut every exchange whose current write has taken too long.
+
+        One that was cut before, and cannot get rid of its goodbye, is abandoned.
+        """
+        limit = self._now() - self._write_timeout_s
+        for exchange in tuple(self._running):
+            if 0.0 < exchange.downstream.writing_since < limit:
+                if exchange.reason is None:
+                    exchange.cut(CutReason.WRITE_STALLED)
+                else:
+                    exchange.abandon()
+
+    async def drain(self, deadline_s: float, *, goodbye_s: float = GOODBYE_S) -> None:
         """Let running exchanges finish until the deadline, then cut the rest and wait for their goodbyes."""
         self.draining = True
+        if await self._idle_within(deadline_s):
+            return
+        for exchange in tuple(self._running):
+            exchange.cut(CutReason.DRAINING)
+        if await self._idle_within(goodbye_s):
+            return
+        for exchange in tuple(self._running):
+            exchange.abandon()
+        await self._idle.wait()
+
+    async def _idle_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            for exchange in tuple(self._running):
-                exchange.cut(CutReason.DRAINING)
-            await self._idle.wait()
+            return False
+        return True

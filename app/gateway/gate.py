@@ -1,6 +1,6 @@
 """The outermost ASGI layer: one spelling per path, and a request id on what the framework itself answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from litestar.enums import ScopeType
@@ -8,9 +8,12 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from app.gateway.downstream import JSON, SERVER, Downstream
-from app.problems import problem_of, render
+from app.problems import problem_of
+from app.refusals import Refusals
 from domain.errors import UnknownPath
-from domain.values import ApiFamily
+
+_ESCAPABLE_PREFIX: Final = b"/v1/models/"
+_DOTS: Final = frozenset({b".", b".."})
 
 
 class Gate:
@@ -29,24 +32,20 @@ class Gate:
         *,
         handled: frozenset[str],
         below: Mapping[str, ASGIApp],
-        family_of: Callable[[str], ApiFamily],
+        refusals: Refusals,
     ) -> None:
         self._service: Final = service
         self._handled: Final = handled
         self._below: Final = dict(below)
-        self._family_of: Final = family_of
+        self._refusals: Final = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on, or answer it."""
         if scope["type"] != ScopeType.HTTP or scope["path"] in self._handled:
             await self._service(scope, receive, send)
             return
-        request_id = str(uuid7()).encode()
         if not is_canonical(scope["raw_path"], scope["path"]):
-            refused = problem_of(UnknownPath())
-            downstream = Downstream(send, request_id=request_id, head_only=scope["method"] == "HEAD")
-            body = render(refused, self._family_of(scope["path"]))
-            await downstream.answer(refused.status, JSON, body)
+            await self._refuse(scope, send)
             return
         for prefix, endpoint in self._below.items():
             if scope["path"].startswith(prefix):
@@ -55,10 +54,18 @@ class Gate:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start" and not _has_id(message["headers"]):
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id), SERVER]
+                request_id = (b"x-request-id", str(uuid7()).encode())
+                message["headers"] = [*message["headers"], request_id, SERVER]
             await send(message)
 
         await self._service(scope, receive, send_with_id)
+
+    async def _refuse(self, scope: Scope, send: Send) -> None:
+        problem = problem_of(UnknownPath())
+        request_id, body = self._refusals.noted(scope, problem)
+        head_only = scope.get("method") == "HEAD"
+        downstream = Downstream(send, request_id=request_id.encode(), head_only=head_only)
+        await downstream.answer(problem.status, JSON, body)
 
 
 def _has_id(headers: object) -> bool:
@@ -70,10 +77,8 @@ def is_canonical(raw_path: bytes, path: str) -> bool:
 
     The ids of `/v1/models/` may escape `/` and `:`; their endpoint checks that itself.
     """
-    if raw_path.startswith(b"/v1/models/"):
-        return b"//" not in raw_path
-    if raw_path != path.encode("utf-8", "replace") or b"//" in raw_path:
+    if not raw_path.startswith(_ESCAPABLE_PREFIX) and raw_path != path.encode("utf-8", "replace"):
         return False
-    if len(raw_path) > 1 and raw_path.endswith(b"/"):
+    if not raw_path.startswith(b"/") or b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
         return False
-    return not any(segment in {b".", b".."} for segment in raw_path.split(b"/"))
+    return b"/." not in raw_path or _DOTS.isdisjoint(raw_path.split(b"/"))

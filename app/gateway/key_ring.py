@@ -7,7 +7,7 @@ this process knows is never stored, so a request that began before a revocation 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -17,6 +17,8 @@ from domain.errors import Unavailable
 from domain.values import Principal
 
 MAX_ENTRIES: Final = 100_000
+MAX_UNKNOWN: Final = 10_000
+"""Unknown keys have a bound of their own, so that a guesser cannot push real keys out of memory."""
 UNKNOWN_TTL_S: Final = 5.0
 OUTAGE_GRACE_S: Final = 60.0
 """How long cached keys work while Postgres cannot confirm the revocation sequence."""
@@ -44,11 +46,6 @@ class SharedCache(Protocol):
         """Store an entry; failures are silent."""
 
 
-class _Entry(NamedTuple):
-    principal: Principal | None
-    expires: float
-
-
 class KeyRing:
     """The port `KeyStore` for the relay. One look-up per unknown digest runs at a time."""
 
@@ -58,23 +55,26 @@ class KeyRing:
         find: Callable[[tuple[bytes, ...]], Awaitable[Found]],
         shared: SharedCache,
         revocations: RevocationFollower,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take `now` in the seconds of the follower's clock."""
         self._find = find
         self._shared = shared
         self._revocations = revocations
-        self._entries: dict[bytes, _Entry] = {}
+        self._now = now
+        self._entries: dict[bytes, Principal] = {}
+        self._unknown: dict[bytes, float] = {}
         self._by_key: dict[UUID, bytes] = {}
         self._by_tenant: dict[UUID, set[bytes]] = {}
         self._running: dict[bytes, asyncio.Task[Principal | None]] = {}
-        self._now = time.monotonic
         revocations.add_cache(self)
 
     def remembered(self, digest: bytes) -> Principal | None:
         """Return a principal from memory while Postgres has confirmed the revocation sequence recently."""
-        entry = self._entries.get(digest)
-        if entry is None or self._now() - self._revocations.confirmed_at > OUTAGE_GRACE_S:
+        principal = self._entries.get(digest)
+        if principal is None or self._now() - self._revocations.confirmed_at > OUTAGE_GRACE_S:
             return None
-        return entry.principal
+        return principal
 
     async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
         """Return the principal, from memory when it is there and Postgres confirmed recently.
@@ -88,14 +88,21 @@ class KeyRing:
         now = self._now()
         if now - self._revocations.confirmed_at > OUTAGE_GRACE_S:
             raise Unavailable("key_store_unreachable")
-        entry = self._entries.get(digest)
-        if entry is not None and entry.expires > now:
-            return entry.principal
+        principal = self._entries.get(digest)
+        if principal is not None:
+            return principal
+        if self._unknown.get(digest, now) > now:
+            return None
         running = self._running.get(digest)
         if running is None:
             running = self._running[digest] = asyncio.create_task(self._look_up(digests))
-            running.add_done_callback(lambda _: self._running.pop(digest, None))
+            running.add_done_callback(lambda done: self._looked_up(digest, done))
         return await asyncio.shield(running)
+
+    def _looked_up(self, digest: bytes, done: asyncio.Task[Principal | None]) -> None:
+        del self._running[digest]
+        if not done.cancelled():
+            done.exception()  # whoever asked may have left; then nobody else takes note of it
 
     async def _look_up(self, digests: tuple[bytes, ...]) -> Principal | None:
         digest = digests[0]
@@ -103,16 +110,19 @@ class KeyRing:
         if shared is not None and shared.seq >= self._revocations.seq and shared.principal is not None:
             self._remember(digest, shared.principal)
             return shared.principal
-        found = await self._read(digests)
-        for _ in range(_MAX_READS):
+        reads = 0
+        while True:
+            found = await self._read(digests)
+            reads += 1
+            if found.seq >= self._revocations.seq and found.principal is not None:
+                await self._shared.put(digest, found.principal, found.seq)
+            # Asked only now, because a revocation may have arrived while we wrote.
             if found.seq >= self._revocations.seq:
                 self._remember(digest, found.principal)
-                if found.principal is not None:
-                    await self._shared.put(digest, found.principal, found.seq)
                 return found.principal
-            found = await self._read(digests)
-        # Revocations arrive faster than we can read: the last read is still true, only not worth keeping.
-        return found.principal
+            if reads == _MAX_READS:
+                # Revocations arrive faster than we can read: the last answer is moments old, and not kept.
+                return found.principal
 
     async def _read(self, digests: tuple[bytes, ...]) -> Found:
         try:
@@ -122,25 +132,29 @@ class KeyRing:
             raise Unavailable("key_store_unreachable") from exc
 
     def _remember(self, digest: bytes, principal: Principal | None) -> None:
+        self._unknown.pop(digest, None)
+        if principal is None:
+            if len(self._unknown) >= MAX_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+            self._unknown[digest] = self._now() + UNKNOWN_TTL_S
+            return
         if len(self._entries) >= MAX_ENTRIES:
             self._forget(next(iter(self._entries)))
-        ttl = UNKNOWN_TTL_S if principal is None else float("inf")
-        self._entries[digest] = _Entry(principal, self._now() + ttl)
-        if principal is not None:
-            self._by_key[principal.key_id] = digest
-            if principal.tenant_id is not None:
-                self._by_tenant.setdefault(principal.tenant_id, set()).add(digest)
+        self._entries[digest] = principal
+        self._by_key[principal.key_id] = digest
+        if principal.tenant_id is not None:
+            self._by_tenant.setdefault(principal.tenant_id, set()).add(digest)
 
     def _forget(self, digest: bytes) -> None:
-        entry = self._entries.pop(digest, None)
-        if entry is None or entry.principal is None:
+        principal = self._entries.pop(digest, None)
+        if principal is None:
             return
-        self._by_key.pop(entry.principal.key_id, None)
-        if entry.principal.tenant_id is not None:
-            of_tenant = self._by_tenant.get(entry.principal.tenant_id, set())
+        self._by_key.pop(principal.key_id, None)
+        if principal.tenant_id is not None:
+            of_tenant = self._by_tenant.get(principal.tenant_id, set())
             of_tenant.discard(digest)
             if not of_tenant:
-                self._by_tenant.pop(entry.principal.tenant_id, None)
+                self._by_tenant.pop(principal.tenant_id, None)
 
     def drop_key(self, key_id: UUID) -> None:
         """Forget one key, so that its next request asks again."""
@@ -156,5 +170,6 @@ class KeyRing:
     def drop_all(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._unknown.clear()
         self._by_key.clear()
         self._by_tenant.clear()

@@ -63,7 +63,8 @@ def _merge(hosted: list[HostedModel]) -> ListedModel | None:
     """Make one entry of the same name on several backends.
 
     The newest one's metadata stand; what all of them can do is what a client may count on, so capabilities are
-    the intersection and the context length is the smallest.
+    the intersection and the context length is the smallest. Older servers report no capabilities at all, which
+    says nothing about their models.
     """
     newest = max(hosted, key=lambda model: _modified(model.modified_at))
     name = canonical(newest.name)
@@ -74,7 +75,7 @@ def _merge(hosted: list[HostedModel]) -> ListedModel | None:
     lengths = [length for m in hosted if isinstance(length := m.details.get("context_length"), int)]
     if lengths:
         details["context_length"] = min(lengths)
-    common = set(newest.capabilities).intersection(*(m.capabilities for m in hosted))
+    reported = [m.capabilities for m in hosted if m.capabilities]
     native: dict[str, object] = {
         "name": newest.name,
         "model": newest.name,
@@ -83,8 +84,8 @@ def _merge(hosted: list[HostedModel]) -> ListedModel | None:
         "digest": newest.digest,
         "details": details,
     }
-    if newest.capabilities:
-        native["capabilities"] = [c for c in newest.capabilities if c in common]
+    if reported:
+        native["capabilities"] = [c for c in reported[0] if all(c in others for others in reported)]
     openai = {
         "id": newest.name,
         "object": "model",

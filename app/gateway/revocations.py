@@ -54,10 +54,12 @@ class RevocationFollower:
         latest: Callable[[], Awaitable[int]],
         since: Callable[[int, int], Awaitable[Sequence[Revoked]]],
         caches: Sequence[DropsKeys] = (),
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._latest = latest
         self._since = since
         self._caches = list(caches)
+        self._now = now
         self.seq = -1
         self.confirmed_at = float("-inf")
         self._failing = False
@@ -89,7 +91,7 @@ class RevocationFollower:
     async def poll(self) -> None:
         """Read the sequence once and drop what it names."""
         async with self._polling:
-            asked_at, known = time.monotonic(), self.seq
+            asked_at, known = self._now(), self.seq
             latest = await self._latest()
             if known < 0 or latest < known:
                 self._restart(latest)
@@ -114,17 +116,22 @@ class RevocationFollower:
         """First read, or a restored database whose sequence went back: nothing cached can be trusted."""
         if self.seq >= 0:
             _log.warning("revocation_seq_went_back", known=self.seq, found=latest)
-        for cache in self._caches:
-            cache.drop_all()
+        self._drop_all()
         self.seq = latest
 
     async def _catch_up(self, latest: int) -> None:
-        rows = await self._since(self.seq, MAX_ROWS_PER_POLL)
-        if len(rows) >= MAX_ROWS_PER_POLL or not rows:
-            for cache in self._caches:
-                cache.drop_all()
-        self._drop(rows)
+        known = self.seq
+        rows = await self._since(known, MAX_ROWS_PER_POLL)
+        # Numbers have no gaps: a row that is missing was pruned while this process could not look.
+        if rows and rows[0].seq == known + 1 and len(rows) < MAX_ROWS_PER_POLL:
+            self._drop(rows)
+        else:
+            self._drop_all()
         self.seq = max(latest, self.seq)
+
+    def _drop_all(self) -> None:
+        for cache in self._caches:
+            cache.drop_all()
 
     def _drop(self, rows: Sequence[Revoked]) -> None:
         for row in rows:

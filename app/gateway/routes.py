@@ -106,8 +106,8 @@ def _models(gateway: GatewayOf) -> Handler:
 
 def _model(gateway: GatewayOf) -> Handler:
     async def model(visit: Visit) -> None:
-        gw = gateway()
         text = model_id(visit.call.raw_path)
+        gw = gateway()
         rights = gw.rights(await gw.principal(visit.call))
         name = canonical(text)
         if name is None:

@@ -15,6 +15,7 @@ from domain.values import Principal
 
 TTL_S: Final = 300
 _PREFIX: Final = b"nng:key:"
+_SCAN_COUNT: Final = 1000
 
 _log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ class RedisKeyCache:
             return None
         try:
             return self._decode(raw)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
 
     async def put(self, digest: bytes, principal: Principal, seq: int) -> None:
@@ -54,3 +55,16 @@ class RedisKeyCache:
             await self._redis.set(_PREFIX + digest, self._encode(CachedPrincipal(principal, seq)), ex=TTL_S)
         except (RedisError, OSError) as exc:
             _log.debug("key_cache_unreachable", error=type(exc).__name__)
+
+    async def clear(self) -> int:
+        """Forget every entry and return how many there were.
+
+        Raises
+        ------
+        RedisError, OSError
+            Redis is out of reach.
+        """
+        forgotten = 0
+        async for key in self._redis.scan_iter(match=_PREFIX + b"*", count=_SCAN_COUNT):
+            forgotten += await self._redis.unlink(key)
+        return forgotten
