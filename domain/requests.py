@@ -10,7 +10,14 @@ import msgspec
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
-from domain.routes import FORWARDED_OPTIONS, OPTION_FIELDS, STREAM_OPTION_FIELDS, RouteKind, RouteSpec
+from domain.routes import (
+    FORWARDED_OPTIONS,
+    OPTION_FIELDS,
+    POLICED_OPTIONS,
+    STREAM_OPTION_FIELDS,
+    RouteKind,
+    RouteSpec,
+)
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
 from domain.values import ApiFamily
 
@@ -18,6 +25,9 @@ _LABELS = frozenset({"role", "type"})
 """Keys of a message whose text is wire format, not prompt."""
 
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+_ABSENT_IF_EMPTY = frozenset({"system", "template", "context", "raw", "reasoning", "reasoning_effort"})
+"""Policed fields that say nothing when they are empty or false; client libraries send them so all the time."""
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -31,12 +41,23 @@ class Prompt(msgspec.Struct, frozen=True):
     is_empty: bool
 
 
-class ParsedRequest(msgspec.Struct, frozen=True):
-    """One request, read and policed.
+class Asked(msgspec.Struct, frozen=True):
+    """A policed field as the client sent it: to look at, and to pass on."""
 
-    `output_cap` is the positive limit of output tokens the client named, else None. `is_load_only` (which
-    `is_unload` implies) is answered with one JSON object even where the route streams; an unload is never
-    sent upstream. `dropped` counts top-level fields and options that no backend gets.
+    value: object
+    raw: msgspec.Raw
+
+    def __repr__(self) -> str:
+        """Leave the value out: it may be a prompt."""
+        return "Asked(...)"
+
+
+class ParsedRequest(msgspec.Struct, frozen=True):
+    """One request, read and checked.
+
+    `output_cap` is the positive limit of output tokens the client named, else None. `asked` are the policed
+    fields and options it named. `is_load_only` (which `is_unload` implies) is answered with one JSON object
+    even where the route streams. `dropped` counts unknown top-level fields and options.
     """
 
     spec: RouteSpec
@@ -50,14 +71,32 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     dropped: int
     fields: dict[str, msgspec.Raw]
     options: dict[str, msgspec.Raw] | None
+    asked: dict[str, Asked]
 
     def __repr__(self) -> str:
         """Leave everything out that could hold a prompt."""
         return f"ParsedRequest(path={self.spec.path!r}, stream={self.stream}, prompt={self.prompt})"
 
 
+class Policed(msgspec.Struct, frozen=True):
+    """What option policies made of a request.
+
+    `output_cap` is the limit of output tokens a backend is told, None where nothing is generated. `fields` and
+    `options` are the policed ones it gets; `stripped` counts those it does not.
+    """
+
+    output_cap: int | None
+    fields: dict[str, object] | None = None
+    options: dict[str, object] | None = None
+    stripped: int = 0
+
+    def __repr__(self) -> str:
+        """Leave everything out that could hold a prompt."""
+        return f"Policed(output_cap={self.output_cap}, stripped={self.stripped})"
+
+
 def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
-    """Read and police the body of a request to one route.
+    """Read and check the body of a request to one route.
 
     Raises
     ------
@@ -73,7 +112,12 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
     prompt = _measure(spec, strict)
     stream = _flag(values, "stream", default=spec.streams_by_default) if spec.can_stream else False
     native = spec.family is ApiFamily.NATIVE
-    options, refused_options = _read_options(strict) if native else (None, 0)
+    asked = {
+        name: Asked(value, strict.raw[name])
+        for name in spec.policed
+        if (value := values.get(name)) is not None and (value or name not in _ABSENT_IF_EMPTY)
+    }
+    options, unknown_options = _read_options(strict, asked) if native else (None, 0)
     is_load_only = native and prompt.is_empty
     fields = {name: raw for name, raw in strict.raw.items() if name in spec.forwarded}
     return ParsedRequest(
@@ -85,13 +129,14 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         prompt=prompt,
         is_load_only=is_load_only,
         is_unload=_keep_alive_is_zero(values) and is_load_only and spec.can_stream if native else False,
-        dropped=strict.unknown + refused_options,
+        dropped=strict.unknown + unknown_options,
         fields=fields,
         options=options,
+        asked=asked,
     )
 
 
-def rebuild(parsed: ParsedRequest, forwarded_model: str, *, output_cap: int | None = None) -> bytes:
+def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> bytes:
     """Write the body a backend gets.
 
     Parameters
@@ -100,28 +145,25 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, *, output_cap: int | No
         The client's request.
     forwarded_model
         How the backend is to read the model name.
-    output_cap
-        Most output tokens the backend may make: lowers what the client named, stands in where it named
-        nothing positive. None leaves the client's word as it is.
+    policed
+        What option policies made of it; its output cap may have been lowered since.
     """
     spec = parsed.spec
     fields: dict[str, object] = {**parsed.fields, "model": forwarded_model}
     if spec.can_stream:
         fields["stream"] = parsed.stream
-    cap = parsed.output_cap
-    if output_cap is not None:
-        cap = output_cap if cap is None else min(cap, output_cap)
+    if policed.fields:
+        fields.update(policed.fields)
     if spec.family is ApiFamily.NATIVE:
-        options: dict[str, object] = dict(parsed.options or ())
-        if output_cap is not None and spec.output_cap_field is not None:
-            options[spec.output_cap_field] = cap
+        options: dict[str, object] = {**(parsed.options or {}), **(policed.options or {})}
+        if policed.output_cap is not None and spec.output_cap_field is not None:
+            options[spec.output_cap_field] = policed.output_cap
         if options:
             fields["options"] = options
         else:
             fields.pop("options", None)
     elif spec.output_cap_field is not None:
-        if cap is not None:
-            fields[spec.output_cap_field] = cap
+        fields[spec.output_cap_field] = policed.output_cap
         if parsed.stream:
             fields["stream_options"] = _INCLUDE_USAGE
     return msgspec.json.encode(fields)
@@ -161,14 +203,19 @@ def _object(values: Mapping[str, object], name: str) -> dict[str, object] | None
     return value
 
 
-def _read_options(strict: StrictObject) -> tuple[dict[str, msgspec.Raw] | None, int]:
-    """Return the options that travel, as the client's bytes, and how many do not."""
+def _read_options(strict: StrictObject, asked: dict[str, Asked]) -> tuple[dict[str, msgspec.Raw] | None, int]:
+    """Return the options that travel, as the client's bytes, and how many mean nothing; add to `asked`."""
     options = _object(strict.values, "options")
     if options is None:
         return None, 0
-    OPTION_FIELDS.count_unknown(options)
-    kept = {name: raw for name, raw in split_raw(strict.raw["options"]).items() if name in FORWARDED_OPTIONS}
-    return kept, len(options) - len(kept)
+    unknown = OPTION_FIELDS.count_unknown(options)
+    kept = {}
+    for name, raw in split_raw(strict.raw["options"]).items():
+        if name in FORWARDED_OPTIONS:
+            kept[name] = raw
+        elif name in POLICED_OPTIONS and options[name] is not None:
+            asked[name] = Asked(options[name], raw)
+    return kept, unknown
 
 
 def _wants_usage(values: Mapping[str, object]) -> bool:

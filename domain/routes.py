@@ -19,17 +19,21 @@ class RouteKind(StrEnum):
 class FieldAction(Enum):
     """What happens to a field that Ollama knows.
 
-    forward: travels as the client's exact bytes. withhold: looked at where it matters, never sent; it would
-    change a model that others share, show what the operator configured, or it is written anew by the gateway.
+    forward: travels as the client's exact bytes. police: what happens to it is a matter of option policy
+    (`domain.policies`). withhold: looked at where it matters, never sent; it would show what the operator
+    configured, or it is written anew by the gateway.
     """
 
     FORWARD = "forward"
+    POLICE = "police"
     WITHHOLD = "withhold"
 
 
 class RouteSpec(msgspec.Struct, frozen=True):
     """One inference route.
 
+    `policed` maps top-level fields that option policies decide on to the policy's word for them, `imposed_as`
+    the other way round says where a policy's own value goes (into `options` if that is where it belongs).
     `prompt_fields` are top-level texts that reach the model; `output_cap_field` is where Ollama reads the
     limit of output tokens (inside `options` on native routes), None where nothing is generated.
     """
@@ -39,20 +43,21 @@ class RouteSpec(msgspec.Struct, frozen=True):
     kind: RouteKind
     known: KnownFields
     forwarded: frozenset[str]
+    policed: dict[str, str]
+    imposed_as: dict[str, str]
     prompt_fields: tuple[str, ...]
     can_stream: bool
     streams_by_default: bool
     output_cap_field: str | None
 
 
-_FORWARD, _WITHHOLD = FieldAction.FORWARD, FieldAction.WITHHOLD
+_FORWARD, _POLICE, _WITHHOLD = FieldAction.FORWARD, FieldAction.POLICE, FieldAction.WITHHOLD
 
 OPTION_ACTIONS = {
     **dict.fromkeys(
         (
             "num_keep",
             "seed",
-            "num_predict",
             "top_k",
             "top_p",
             "min_p",
@@ -74,20 +79,23 @@ OPTION_ACTIONS = {
     # Part of how a model is loaded: another value than the loaded one throws the model out for everybody.
     **dict.fromkeys(
         ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"),
-        _WITHHOLD,
+        _POLICE,
     ),
+    # Policed like those, but always written anew: no request goes out without a cap on its output.
+    "num_predict": _WITHHOLD,
 }
 """The keys of `options`; the backend matches them exactly, and what is not listed is dropped."""
 
 OPTION_FIELDS = KnownFields(frozenset(OPTION_ACTIONS))
 FORWARDED_OPTIONS = frozenset(name for name, action in OPTION_ACTIONS.items() if action is _FORWARD)
+POLICED_OPTIONS = frozenset(name for name, action in OPTION_ACTIONS.items() if action is _POLICE)
 STREAM_OPTION_FIELDS = KnownFields(frozenset({"include_usage"}))
 
-_EVERY_NATIVE = {"model": _FORWARD, "options": _FORWARD, "keep_alive": _WITHHOLD}
+_EVERY_NATIVE = {"model": _FORWARD, "options": _FORWARD, "keep_alive": _POLICE}
 _EVERY_NATIVE_OUTPUT = {
     **_EVERY_NATIVE,
-    **dict.fromkeys(("stream", "format", "think", "truncate", "logprobs", "top_logprobs"), _FORWARD),
-    "shift": _WITHHOLD,
+    **dict.fromkeys(("stream", "format", "truncate", "logprobs", "top_logprobs"), _FORWARD),
+    **dict.fromkeys(("think", "shift"), _POLICE),
     "_debug_render_only": _WITHHOLD,
 }
 _EVERY_OPENAI_OUTPUT = {
@@ -114,17 +122,16 @@ _EVERY_OPENAI_OUTPUT = {
 _FIELDS: dict[str, dict[str, FieldAction]] = {
     "/api/generate": {
         **_EVERY_NATIVE_OUTPUT,
-        **dict.fromkeys(("prompt", "suffix", "system", "template", "context", "raw", "images"), _FORWARD),
+        **dict.fromkeys(("prompt", "suffix", "images"), _FORWARD),
+        **dict.fromkeys(("system", "template", "context", "raw"), _POLICE),
     },
     "/api/chat": {**_EVERY_NATIVE_OUTPUT, **dict.fromkeys(("messages", "tools"), _FORWARD)},
     "/api/embed": {**_EVERY_NATIVE, **dict.fromkeys(("input", "truncate", "dimensions"), _FORWARD)},
     "/api/embeddings": {**_EVERY_NATIVE, "prompt": _FORWARD},
     "/v1/chat/completions": {
         **_EVERY_OPENAI_OUTPUT,
-        **dict.fromkeys(
-            ("messages", "tools", "response_format", "reasoning", "reasoning_effort", "top_logprobs"),
-            _FORWARD,
-        ),
+        **dict.fromkeys(("messages", "tools", "response_format", "top_logprobs"), _FORWARD),
+        **dict.fromkeys(("reasoning", "reasoning_effort"), _POLICE),
     },
     "/v1/completions": {**_EVERY_OPENAI_OUTPUT, "prompt": _FORWARD, "suffix": _FORWARD},
     "/v1/embeddings": dict.fromkeys(("model", "input", "dimensions", "encoding_format"), _FORWARD),
@@ -139,6 +146,9 @@ _KINDS = {
     "/v1/completions": RouteKind.GENERATE,
     "/v1/embeddings": RouteKind.EMBED,
 }
+
+_POLICY_WORDS = {"reasoning": "think", "reasoning_effort": "think"}
+"""OpenAI's words for a field that option policies know by Ollama's; the last one carries a policy's own value."""
 
 _PROMPT_FIELDS = ("prompt", "suffix", "system", "template")
 
@@ -165,12 +175,18 @@ def _route(path: str, extra_fields: frozenset[str]) -> RouteSpec:
     native = path.startswith("/api/")
     kind = _KINDS[path]
     makes_text = kind is not RouteKind.EMBED
+    policed = {name: _POLICY_WORDS.get(name, name) for name, action in actions.items() if action is _POLICE}
+    imposed_as = {field: name for name, field in policed.items()}
+    if native:
+        imposed_as |= {name: name for name in POLICED_OPTIONS}
     return RouteSpec(
         path=path,
         family=ApiFamily.NATIVE if native else ApiFamily.OPENAI,
         kind=kind,
         known=KnownFields(frozenset(actions)),
         forwarded=frozenset(name for name, action in actions.items() if action is _FORWARD),
+        policed=policed,
+        imposed_as=imposed_as,
         prompt_fields=tuple(name for name in _PROMPT_FIELDS if name in _FIELDS[path]),
         can_stream=makes_text,
         streams_by_default=makes_text and native,

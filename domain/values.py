@@ -33,10 +33,58 @@ class Rights(msgspec.Struct, frozen=True):
     patterns: tuple[str, ...] = ()
 
 
+class PolicyAction(StrEnum):
+    """What an option policy does with a field of a request.
+
+    allow: it travels as the client wrote it. strip: it is left out. reject: the request is refused. clamp: its
+    number is brought within bounds. set: the policy's value takes its place, also where the client named none.
+    """
+
+    ALLOW = "allow"
+    STRIP = "strip"
+    REJECT = "reject"
+    CLAMP = "clamp"
+    SET = "set"
+
+
+class OptionRule(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename={"minimum": "min", "maximum": "max"},
+):
+    """What happens to one field. Durations stand as Ollama takes them: seconds, or text such as `5m`.
+
+    `minimum` and `maximum` bound a clamp. `value` is what `set` sends, and what `clamp` sends where the client
+    named nothing.
+    """
+
+    action: PolicyAction
+    minimum: int | float | str | None = None
+    maximum: int | float | str | None = None
+    value: bool | int | float | str | None = None
+
+
+OptionPolicy = dict[str, OptionRule]
+"""The rules of one level by policy field (`domain.option_rules.FIELDS`)."""
+
+
+class OptionPolicies(msgspec.Struct, frozen=True):
+    """The option policies that concern one key, by level; those of grants by the grant's pattern."""
+
+    tenant: OptionPolicy
+    tenant_grants: dict[str, OptionPolicy]
+    key: OptionPolicy
+    key_grants: dict[str, OptionPolicy]
+
+
 class Principal(msgspec.Struct, frozen=True):
     """The proven caller of one request.
 
-    `tenant_rights` bound `key_rights`; `key_rights` None means the key inherits its tenant's.
+    `tenant_rights` bound `key_rights`; `key_rights` None means the key inherits its tenant's. `option_policies`
+    None means that no level sets any. It has no default: a cached principal of a release that knew no policies
+    must not pass for one without.
     """
 
     tenant_id: TenantId | None
@@ -46,5 +94,6 @@ class Principal(msgspec.Struct, frozen=True):
     role: Role
     tenant_rights: Rights
     key_rights: Rights | None
+    option_policies: OptionPolicies | None
     expires_at: datetime | None
     allowed_networks: tuple[str, ...] = ()

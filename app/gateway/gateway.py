@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from app.gateway.body import Bodies
@@ -17,14 +17,23 @@ from app.metrics import Metrics
 from domain.account import EvalRates
 from domain.authenticate import authenticate, usable
 from domain.keys import PepperRing
-from domain.model_names import ModelRights
+from domain.model_names import CanonicalName, ModelRights
 from domain.model_table import BackendCondition
+from domain.policies import ModelPolicies, Policy
 from domain.ports import KeyStore, Ledger, Upstream
 from domain.route import ModelIndex
 from domain.usage import Settlement
 from domain.values import Principal, Role
 
 MAX_COMPILED_RIGHTS: Final = 100_000
+
+
+class _Compiled(NamedTuple):
+    """What is worked out of a principal once, and again whenever the principal was read again."""
+
+    principal: Principal
+    rights: ModelRights
+    policies: ModelPolicies | None
 
 
 class Gateway:
@@ -55,13 +64,14 @@ class Gateway:
         self.metrics = metrics
         self.request_poll = request_poll
         self.bodies = bodies
-        self.default_output_cap = default_output_cap
         self.rates = EvalRates()
         self._ledger_state = ledger_state
         self._keys = keys
         self._peppers = peppers
         self._proxies = proxies
-        self._rights: dict[UUID, tuple[Principal, ModelRights]] = {}
+        self._compiled: dict[UUID, _Compiled] = {}
+        self._default_output_cap = default_output_cap
+        self._default_policy = Policy({}, default_output_cap=default_output_cap)
         self._listing: tuple[ModelIndex, Listing] | None = None
 
     async def principal(self, call: Call) -> Principal:
@@ -108,15 +118,29 @@ class Gateway:
         return self.rights(principal).permit(subject.model)
 
     def rights(self, principal: Principal) -> ModelRights:
-        """Return the principal's compiled rights; compiled again whenever the principal was read again."""
-        known = self._rights.get(principal.key_id)
-        if known is not None and known[0] is principal:
-            return known[1]
-        if len(self._rights) >= MAX_COMPILED_RIGHTS:
-            self._rights.clear()
-        rights = ModelRights(principal.tenant_rights, principal.key_rights)
-        self._rights[principal.key_id] = (principal, rights)
-        return rights
+        """Return which models the principal may use."""
+        return self._compile(principal).rights
+
+    def policy(self, principal: Principal, model: CanonicalName) -> Policy:
+        """Return what the principal's requests to one model may ask for."""
+        policies = self._compile(principal).policies
+        return self._default_policy if policies is None else policies.of(model)
+
+    def _compile(self, principal: Principal) -> _Compiled:
+        known = self._compiled.get(principal.key_id)
+        if known is not None and known.principal is principal:
+            return known
+        if len(self._compiled) >= MAX_COMPILED_RIGHTS:
+            self._compiled.clear()
+        policies = principal.option_policies
+        compiled = self._compiled[principal.key_id] = _Compiled(
+            principal,
+            ModelRights(principal.tenant_rights, principal.key_rights),
+            None
+            if policies is None
+            else ModelPolicies(policies, default_output_cap=self._default_output_cap),
+        )
+        return compiled
 
     def listing(self) -> Listing:
         """Return the merged lists of the current snapshot."""

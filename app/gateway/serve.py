@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from app.gateway.attempts import Order
 from app.gateway.body import ClientLeft
 from app.gateway.call import Call
-from app.gateway.client_watch import ClientWatch
 from app.gateway.downstream import JSON
 from app.gateway.endpoint import Visit
-from app.gateway.exchanges import CutReason, Exchange, Subject
+from app.gateway.exchanges import CutReason, Subject
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
@@ -29,7 +28,7 @@ from domain.errors import (
     Unavailable,
 )
 from domain.ollama import unload_answer
-from domain.requests import ParsedRequest, parse_request, rebuild
+from domain.requests import ParsedRequest, Policed, parse_request, rebuild
 from domain.route import Candidate
 from domain.routes import RouteSpec
 from domain.streams import stream_error
@@ -58,16 +57,19 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
         request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
     )
     visit.note.model = name.display
-    if request.is_unload:
+    policy = gateway.policy(principal, name)
+    policed = policy.apply(request)
+    visit.metrics.dropped(policed.stripped)
+    if request.is_unload and not policy.forwards_unload:
         await visit.downstream.answer(200, JSON, unload_answer(spec, request.model))
         return
-    tally = admit(call, principal, request, candidates, gateway=gateway, model=name.display)
+    tally = admit(call, principal, request, policed, candidates, gateway=gateway, model=name.display)
     order = Order(
         spec=spec,
         request=request,
         name=name,
         path=spec.path.encode(),
-        body=rebuild(request, name.forwarded),
+        body=rebuild(request, name.forwarded, policed),
         candidates=candidates,
         request_id=call.request_id_text,
         traceparent=call.traceparent,
@@ -90,6 +92,7 @@ def admit(
     call: Call,
     principal: Principal,
     request: ParsedRequest,
+    policed: Policed,
     candidates: tuple[Candidate, ...],
     *,
     model: str,
@@ -124,19 +127,16 @@ def admit(
         entry = gateway.ledger.open(admission)
     except LedgerFull as full:
         raise Unavailable("journal_full") from full
-    output_cap = request.output_cap or gateway.default_output_cap
-    return Tally(admission, entry, started=call.started, rates=gateway.rates, output_cap=output_cap)
+    return Tally(
+        admission, entry, started=call.started, rates=gateway.rates, output_cap=policed.output_cap or 0
+    )
 
 
 async def exchange(
     visit: Visit, tally: Tally, relaying: Awaitable[None], *, subject: Subject, gateway: Gateway, order: Order
 ) -> None:
-    """Run the relay beside a watch on the client, and give every ending its outcome."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine always runs in a task  # nosec B101
-    running = Exchange(visit.downstream, subject, task)
-    gateway.exchanges.add(running)
-    watch = ClientWatch(visit.receive, running.client_gone)
+    """Run the relay where others can cut it, and give every ending its outcome."""
+    running, task = gateway.exchanges.start(visit.downstream, visit.receive, subject)
     try:
         await relaying
     except asyncio.CancelledError:
@@ -158,7 +158,6 @@ async def exchange(
         tally.settle(UsageOutcome.CUT)
         raise
     finally:
-        watch.stop()
         gateway.exchanges.remove(running)
 
 

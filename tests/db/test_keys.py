@@ -52,6 +52,7 @@ async def test_a_key_is_found_by_its_digest(
         role=Role.INFERENCE,
         tenant_rights=NONE,
         key_rights=None,
+        option_policies=None,
         expires_at=None,
     )
 

@@ -2,7 +2,7 @@
 
 from uuid import UUID, uuid4
 
-from domain.values import KeyId, Principal, Rights, Role, TenantId
+from domain.values import KeyId, OptionPolicies, Principal, Rights, Role, TenantId
 
 
 def principal(
@@ -12,6 +12,7 @@ def principal(
     role: Role = Role.INFERENCE,
     rights: Rights | None = None,
     key_rights: Rights | None = None,
+    option_policies: OptionPolicies | None = None,
 ) -> Principal:
     """Build the principal of a key that may use every model and never expires."""
     return Principal(
@@ -22,5 +23,6 @@ def principal(
         role=role,
         tenant_rights=rights or Rights(allow_all_models=True),
         key_rights=key_rights,
+        option_policies=option_policies,
         expires_at=None,
     )
