@@ -52,6 +52,7 @@ class Choice(msgspec.Struct, gc=False):
 class OpenAiRecord(msgspec.Struct, gc=False):
     """One object of an OpenAI answer, streamed or whole."""
 
+    model: str | None = None
     choices: list[Choice] | None = None
     usage: msgspec.Raw = _ABSENT
     error: str | dict[str, object] | None = None

@@ -33,6 +33,7 @@ MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES = 4
+_EVENT_SETTINGS = (b":", b"event:", b"id:", b"retry:")
 BROKEN_MESSAGE: Final = "the answer broke off before it was complete"
 
 
@@ -217,7 +218,7 @@ class SseReader(StreamReader):
     def _read(self, record: bytes) -> bytes:
         data = _event_data(record)
         if data is None:
-            return record
+            return record if _says_nothing(record) else self._fail("malformed")
         if data.strip() == b"[DONE]":
             self.finished = self._finish_seen
             return record if self.finished else self._fail("malformed")
@@ -225,7 +226,8 @@ class SseReader(StreamReader):
             chunk = OPENAI_RECORD.decode(data)
         except UNREADABLE:
             return self._fail("malformed")
-        if chunk.error is not None:
+        if chunk.error is not None or chunk.model == "":
+            # An empty model is how Ollama shows an error in mid-stream here: its words are lost on the way.
             return self._fail("error_record", error_text(chunk.error))
         return self._read_chunk(chunk, record, data)
 
@@ -277,6 +279,11 @@ def _event_data(record: bytes) -> bytes | None:
         return record[5:]
     lines = [line[5:] for line in record.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
+
+
+def _says_nothing(record: bytes) -> bool:
+    """Tell whether an event without data is comments and settings of the transport only."""
+    return all(line.startswith(_EVENT_SETTINGS) for line in record.splitlines() if line)
 
 
 def _without_usage(record: bytes, data: bytes, usage: bytes) -> bytes:

@@ -30,7 +30,7 @@ from domain.streams import StreamReader, stream_reader
 from domain.usage import MeasuredUsage
 
 HELD_BODY_BYTES: Final = 1024 * 1024
-"""An unstreamed answer is held back this far, so that failover stays possible."""
+"""An unstreamed answer, or the first record of a stream, is held back this far: failover stays possible."""
 ERROR_BODY_BYTES: Final = 64 * 1024
 OK: Final = 200
 _COMMENT: Final = b":"
@@ -183,7 +183,7 @@ async def _error_body(answer: UpstreamAnswer) -> bytes:
 
 async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict:
     reader = stream_reader(order.spec, order.request, order.name)
-    comments = b""
+    held = b""
     while True:
         piece = await answer.read()
         records = reader.feed(piece) if piece else reader.end()
@@ -191,10 +191,13 @@ async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict
             if reader.failure == "error_record":
                 return classify_error_record(reader.error_text, order.spec)
             raise UpstreamFailed(reader.failure, Sent.HEAD_RECEIVED, reader.error_text)
-        if reader.finished or (records and not records.startswith(_COMMENT)):
-            return Opened(answer, comments + records, reader=reader)
-        comments += records
-        if len(comments) > HELD_BODY_BYTES:
+        held += records
+        is_answer = records and not records.startswith(_COMMENT) and not reader.overlong
+        if is_answer or reader.finished or reader.failed:
+            return Opened(answer, held, reader=reader)
+        if len(held) > HELD_BODY_BYTES:
+            if reader.overlong:  # one record of that size, such as a last line with its context, is no fault
+                return Opened(answer, held, reader=reader)
             raise UpstreamFailed("oversize", Sent.HEAD_RECEIVED)
         if not piece:
             raise UpstreamFailed("empty_stream", Sent.HEAD_RECEIVED)

@@ -59,5 +59,5 @@ async def client(gateway: Gateway, everything: Key) -> AsyncIterator[httpx.Async
 
 @pytest.fixture
 def fleet(gateway: Gateway, client: httpx.AsyncClient) -> Fleet:
-    """Give the three backends, none of which is preferred because of what earlier tests did."""
+    """Give the three backends."""
     return Fleet(gateway, client)

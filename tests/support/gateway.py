@@ -283,10 +283,12 @@ class Gateway:
             except httpx.TransportError:
                 return 0
 
-    async def metrics(self) -> dict[str, float]:
-        """Return the current figures by name and labels."""
-        async with self.client() as client:
-            reply = await client.get("/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
+    async def metrics(self, client: httpx.AsyncClient | None = None) -> dict[str, float]:
+        """Return the current figures by name and labels, asked for on this client's connection if one is given."""
+        if client is None:
+            async with self.client() as own:
+                return await self.metrics(own)
+        reply = await client.get("/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
         assert reply.status_code == httpx.codes.OK
         lines = (line.rsplit(" ", 1) for line in reply.text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines}
