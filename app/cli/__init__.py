@@ -3,17 +3,17 @@
 Heavy imports live inside the commands, so that `--help` answers at once.
 """
 
-from cyclopts import App
+import sys
 
-from app.cli.serve import serve, worker
-from app.cli.up import up
-
-app = App(name="neuronetz-gateway", help="One HTTPS address in front of several Ollama servers.")
-app.command(up)
-app.command(serve)
-app.command(worker)
+INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
-    app()
+    """Run the command line and exit with its code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        from app.cli.commands import run
+
+        code = run()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,53 @@
+"""All commands, and what becomes of them: an exit code, and one sentence where it is not 0."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError, Parameter
+
+from app.cli import catalogue, keys, models, tenants
+from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
+from app.cli.init import init
+from app.cli.migrate import migrate
+from app.cli.openapi import openapi
+from app.cli.output import say
+from app.cli.probe import probe_ollama
+from app.cli.serve import serve, worker
+from app.cli.up import up
+from app.cli.usage import usage
+
+app = App(
+    name="neuronetz-gateway",
+    help="""One HTTPS address in front of several Ollama servers.
+
+Example: `neuronetz-gateway up --demo` starts everything on this machine, simulated Ollama servers included.
+""",
+    error_formatter=lambda error: f"neuronetz-gateway: {error}",
+    version=lambda: version("neuronetz-gateway"),
+    # A switch that is off by default needs no second name to switch it off.
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+for command in (up, serve, worker, migrate, init, usage, probe_ollama, catalogue.list_models, openapi):
+    app.command(command)
+for noun in (tenants.app, keys.app, models.app):
+    app.command(noun)
+
+
+def run(words: Sequence[str] | None = None) -> int:
+    """Carry out one command line (None: that of this process) and return its exit code."""
+    try:
+        code = app(words, exit_on_error=False, result_action="return_int_as_exit_code_else_zero")
+        sys.stdout.flush()
+    except CycloptsError:
+        return BAD_INPUT  # said on standard error already
+    except CommandFailed as failure:
+        say(f"neuronetz-gateway: {failure}")
+        return failure.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has had enough (`| head`); the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return int(code)

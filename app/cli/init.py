@@ -1,0 +1,170 @@
+"""`init`: the secrets of a new gateway, and its first admin key."""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from cyclopts import Parameter
+
+from app.cli.failure import CommandFailed, DatabaseTrouble, InputRefused
+from app.cli.migrate import FIRST_KEY_NAME
+from app.cli.output import say, show_json
+from app.cli.people import actor
+from app.cli.place import load, names_database, open_database, reason
+
+if TYPE_CHECKING:
+    from db.settings import DatabaseSettings
+    from domain.first_key import FirstKey
+
+PEPPER_FILE: Final = "key_pepper"
+METRICS_FILE: Final = "metrics_token"
+DIGEST_FILE: Final = "admin_key_digest"
+DEFAULT_DIRECTORY: Final = Path("secrets")
+
+_PEPPER_ID: Final = "p1"
+_TOKEN_BYTES: Final = 32
+_VARIABLES: Final = {
+    PEPPER_FILE: "GATEWAY_KEY_PEPPER_FILE",
+    METRICS_FILE: "GATEWAY_METRICS_TOKEN_FILE",
+    DIGEST_FILE: "GATEWAY_ADMIN_KEY_DIGEST_FILE",
+}
+
+
+class Initialised(msgspec.Struct, frozen=True):
+    """What `init --json` prints. `files` is by variable; `admin_key_in` is `database` or `file`."""
+
+    admin_key: str
+    prefix: str
+    admin_key_in: str
+    files: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Initialised(prefix={self.prefix!r})"
+
+
+async def init(
+    *,
+    directory: Path = DEFAULT_DIRECTORY,
+    json: Annotated[bool, Parameter(help="Print one line of JSON, for machines.")] = False,
+) -> None:
+    """Make the secrets of a new gateway and its first admin key.
+
+    Writes the key pepper and the metrics token as files that only you can read. The admin key is shown, this
+    once: alone on standard output. If DATABASE_URL leads to a migrated database, the key is added there;
+    otherwise its digest becomes a third file, and `migrate` adds it. `up` needs none of this.
+
+    Example: `neuronetz-gateway init --directory /etc/neuronetz-gateway/secrets`
+
+    Parameters
+    ----------
+    directory
+        Where the files go. None that exists is ever overwritten.
+    """
+    from domain.first_key import FirstKey
+    from domain.keys import PepperRing, mint, mint_pepper
+    from domain.values import Role
+
+    _refuse_second_pepper(os.environ, directory)
+    _refuse_existing(directory)
+    database = await _usable_database(os.environ)
+    pepper, minted = mint_pepper(_PEPPER_ID), mint(Role.ADMIN)
+    first = FirstKey.of(minted, PepperRing.parse(pepper))
+    contents = {PEPPER_FILE: pepper, METRICS_FILE: secrets.token_urlsafe(_TOKEN_BYTES)}
+    if database is None:
+        contents[DIGEST_FILE] = first.line()
+    with _written(directory, contents) as files:
+        if database is not None:
+            await _add(first, database)
+    _show(
+        Initialised(
+            minted.reveal(),
+            minted.prefix,
+            "file" if database is None else "database",
+            {_VARIABLES[file.name]: str(file.absolute()) for file in files},
+        ),
+        as_json=json,
+    )
+
+
+def _refuse_second_pepper(environ: Mapping[str, str], directory: Path) -> None:
+    """Leave a gateway that has a pepper alone: with a second one, its keys would be worth nothing."""
+    file = environ.get("GATEWAY_KEY_PEPPER_FILE", "").strip()
+    if environ.get("GATEWAY_KEY_PEPPER", "").strip() or (file and Path(file).exists()):
+        raise CommandFailed(
+            "GATEWAY_KEY_PEPPER is set: this gateway has its secrets already. To make those of another one,"
+            f" unset it; nothing was written to {directory}."
+        )
+
+
+def _refuse_existing(directory: Path) -> None:
+    there = [name for name in _VARIABLES if (directory / name).exists()]
+    if there:
+        raise CommandFailed(
+            f"{directory} holds {' and '.join(there)} already, which are never overwritten;"
+            " choose another --directory."
+        )
+
+
+async def _usable_database(environ: Mapping[str, str]) -> "DatabaseSettings | None":
+    """Return where the first key can be stored right away, None if nowhere yet."""
+    from db.settings import DatabaseSettings
+
+    if not names_database(environ):
+        return None
+    try:
+        settings = load(DatabaseSettings, environ)
+        async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+            if not await work.keys(None).list():
+                return settings
+    except (InputRefused, DatabaseTrouble) as why:
+        say(str(why), "So the admin key's digest becomes a file, and `neuronetz-gateway migrate` adds it.")
+        return None
+    raise CommandFailed(
+        "The database has admin keys already, made with another pepper; find that one instead of making a new."
+    )
+
+
+async def _add(first: "FirstKey", settings: "DatabaseSettings") -> None:
+    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+        await work.keys(None).add_minted(first, name=FIRST_KEY_NAME)
+
+
+@contextmanager
+def _written(directory: Path, contents: Mapping[str, str]) -> Iterator[list[Path]]:
+    """Write secret files; take them away again if the block fails, so that the next try finds none."""
+    files: list[Path] = []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in contents.items():
+            files.append(_write_new(directory / name, content))
+        yield files
+    except BaseException as trouble:
+        for file in files:
+            file.unlink(missing_ok=True)
+        if isinstance(trouble, OSError):
+            raise CommandFailed(f"{directory} cannot be written to: {reason(trouble)}.") from trouble
+        raise
+
+
+def _write_new(file: Path, content: str) -> Path:
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:  # noqa: PTH123 - the mode
+        target.write(f"{content}\n")
+        target.flush()
+        os.fsync(target.fileno())
+    return file
+
+
+def _show(done: Initialised, *, as_json: bool) -> None:
+    if as_json:
+        show_json(done)
+        return
+    say("Secret files, readable by you alone; the gateway finds them by these variables:")
+    say(*(f"  {variable}={file}" for variable, file in done.files.items()))
+    say("Keep the pepper safe and backed up: without it every key is worth nothing.", "")
+    stored = "is in the database" if done.admin_key_in == "database" else "is added by the next `migrate`"
+    say(f"The first admin key; it is not shown again. It {stored}:")
+    print(done.admin_key)

@@ -1,0 +1,102 @@
+"""What commands print: results on standard output, everything said about them on standard error.
+
+A person at a terminal gets tables with borders and colours; a pipe gets the same columns as plain text, never
+cut to a width; `--json` gives machines one line with stable names.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings. `numbers` are the columns aligned to the right; `total` is a last row."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[int] = frozenset()
+    total: Sequence[str] | None = None
+
+
+def show_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    import msgspec
+
+    print(msgspec.json.encode(value).decode())
+
+
+def show_table(table: Table) -> None:
+    """Print a table the way its reader can use it."""
+    if sys.stdout.isatty():
+        _show_bordered(table)
+        return
+    for line in plain_lines(table):
+        print(line)
+
+
+def plain_lines(table: Table) -> list[str]:
+    """Return a table as aligned text, one line per row."""
+    rows = [table.headings, *table.rows, *(() if table.total is None else (table.total,))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.headings))]
+    return [
+        "  ".join(
+            cell.rjust(widths[column]) if column in table.numbers else cell.ljust(widths[column])
+            for column, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _show_bordered(table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    bordered = RichTable(box=box.SIMPLE_HEAD, show_footer=table.total is not None)
+    footer = table.total or [""] * len(table.headings)
+    for column, heading in enumerate(table.headings):
+        bordered.add_column(
+            heading,
+            Text(footer[column]),
+            justify="right" if column in table.numbers else "left",
+            overflow="fold",
+        )
+    for row in table.rows:
+        # As Text, so that no name is taken for markup.
+        bordered.add_row(*(Text(cell) for cell in row))
+    Console(file=sys.stdout).print(bordered)
+
+
+def say(*lines: str) -> None:
+    """Tell a person something that is not the result itself."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """Show at a terminal what takes its time while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(file=sys.stderr).status(doing):
+        yield
+
+
+def moment(at: datetime | None) -> str:
+    """Return a point in time as people read it: UTC, to the minute."""
+    return NOTHING if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return `1 model`, `2 models`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,31 @@
+"""What single commands read beside the settings of the processes."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from app.settings import PepperSettings
+from db.settings import DatabaseSettings
+from domain.first_key import FirstKey
+
+
+class KeyMintingSettings(DatabaseSettings, PepperSettings):
+    """What `keys create` reads."""
+
+
+def _check_first_key(line: SecretStr) -> SecretStr:
+    try:
+        FirstKey.parse(line.get_secret_value())
+    except ValueError as exc:
+        raise ValueError(f"is unusable: {exc}") from None
+    return line
+
+
+class MigrateSettings(DatabaseSettings):
+    """What `migrate` reads. The digest of the first admin key is what `init` wrote."""
+
+    admin_key_digest: Annotated[
+        SecretStr | None,
+        AfterValidator(lambda line: line and _check_first_key(line)),
+        Field(validation_alias="GATEWAY_ADMIN_KEY_DIGEST"),
+    ] = None

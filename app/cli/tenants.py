@@ -1,0 +1,122 @@
+"""`tenants`: who may have keys."""
+
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from app.cli.failure import CommandFailed, InputRefused
+from app.cli.options import COMMON, Common
+from app.cli.output import Table, moment, say, show_json, show_table
+from app.cli.people import actor
+from app.cli.place import environment, load, open_database
+
+if TYPE_CHECKING:
+    from domain.tenants import Tenant
+
+app = App(
+    name="tenants",
+    help="""Create and list tenants: the owners of keys, grants and usage.
+
+Example: `neuronetz-gateway tenants create research`
+""",
+)
+
+
+@app.command
+async def create(
+    slug: str,
+    /,
+    *,
+    name: str | None = None,
+    time_zone: str = "UTC",
+    all_models: bool = False,
+    common: Common = COMMON,
+) -> None:
+    """Create a tenant.
+
+    It may use no model until it is told so, unless --all-models is given.
+
+    Example: `neuronetz-gateway tenants create research --name "Research lab" --time-zone Europe/Berlin`
+
+    Parameters
+    ----------
+    slug
+        Its short name in commands, logs and reports: a-z, 0-9 and dashes.
+    name
+        Its name for people. Default: the slug.
+    time_zone
+        Decides when its days and months begin, such as Europe/Berlin.
+    all_models
+        Let it use every model, also those that come later.
+    """
+    from db.settings import DatabaseSettings
+    from domain.tenants import SlugInvalid, SlugTaken
+
+    _check_time_zone(time_zone)
+    settings = load(DatabaseSettings, environment(common))
+    try:
+        async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+            tenant = await work.tenants.create(
+                slug, name or slug, time_zone=time_zone, allow_all_models=all_models
+            )
+    except SlugInvalid as refusal:
+        raise InputRefused(_sentence(refusal)) from None
+    except SlugTaken as refusal:
+        raise CommandFailed(_sentence(refusal)) from None
+    if common.json:
+        show_json({"tenant": tenant})
+        return
+    print(f"Tenant {tenant.slug} is created.")
+    if not all_models:
+        say("It may use no model yet:", f"  {common.command(f'models allow MODEL --tenant {slug}')}")
+    say("A key for it:", f"  {common.command(f'keys create NAME --tenant {slug}')}")
+
+
+@app.command(name="list")
+async def list_(*, common: Common = COMMON) -> None:
+    """List all tenants.
+
+    Example: `neuronetz-gateway tenants list --json`
+    """
+    from db.settings import DatabaseSettings
+
+    settings = load(DatabaseSettings, environment(common))
+    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+        tenants = await work.tenants.list()
+    if common.json:
+        show_json({"tenants": tenants})
+        return
+    if not tenants:
+        say("There are no tenants yet:", f"  {common.command('tenants create SLUG')}")
+        return
+    show_table(
+        Table(
+            ("tenant", "name", "status", "models", "time zone", "created (UTC)"), [_row(t) for t in tenants]
+        )
+    )
+
+
+def _row(tenant: "Tenant") -> tuple[str, ...]:
+    models = "all" if tenant.allow_all_models else "as granted"
+    return (
+        tenant.slug,
+        tenant.name,
+        tenant.status.value,
+        models,
+        tenant.time_zone,
+        moment(tenant.created_at),
+    )
+
+
+def _check_time_zone(name: str) -> None:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise InputRefused(f"{name!r} is no time zone; name one like Europe/Berlin.") from None
+
+
+def _sentence(refusal: Exception) -> str:
+    text = str(refusal)
+    return f"{text[:1].upper()}{text[1:]}."
