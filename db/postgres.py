@@ -18,6 +18,8 @@ from sqlalchemy.pool import NullPool
 from db.audit import AuditLog
 from db.grants import Grants
 from db.keys import Keys
+from db.policies import Policies
+from db.revocations import RevocationHistory
 from db.tenants import Tenants
 from domain.tenants import Actor
 from domain.values import TenantId
@@ -77,6 +79,7 @@ class UnitOfWork:
         self._session = session
         self.audit = AuditLog(session, actor)
         self.tenants = Tenants(session, self.audit)
+        self.revocations = RevocationHistory(session)
 
     def keys(self, tenant_id: TenantId | None) -> Keys:
         """Return the keys of one tenant, or the admin keys for None."""
@@ -85,6 +88,10 @@ class UnitOfWork:
     def grants(self, tenant_id: TenantId) -> Grants:
         """Return the grants of one tenant and of its keys."""
         return Grants(self._session, tenant_id, self.audit)
+
+    def policies(self, tenant_id: TenantId) -> Policies:
+        """Return the option policies of one tenant, of its keys and of both's grants."""
+        return Policies(self._session, tenant_id, self.audit)
 
 
 class Database:

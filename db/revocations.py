@@ -1,15 +1,26 @@
-"""The sequence of revocations, as every process follows it. Triggers write it; nothing here does."""
+"""The sequence of revocations, as every process follows it. Triggers write it; here only the fence does."""
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from domain.tenants import Revocation, RevocationScope
 
 # The primary key read from its end: one index row, however long the table is.
 _LATEST: Final = text("SELECT COALESCE(max(seq), 0) FROM revocations")
 _SINCE: Final = text("SELECT seq, scope, id, at FROM revocations WHERE seq > :seq ORDER BY seq LIMIT :limit")
+
+_LOCK: Final = text("SELECT pg_advisory_xact_lock(7957411251249051251 /* nng_revs, as in the triggers */)")
+_OLDEST: Final = text("SELECT COALESCE(min(seq), 0) FROM revocations")
+_STANDING: Final = text("SELECT seq, at FROM revocations WHERE seq = ANY(CAST(:numbers AS bigint[]))")
+_FENCE: Final = text("""
+    INSERT INTO revocations (seq, scope, id, at)
+    VALUES (:seq, 'tenant', '00000000-0000-0000-0000-000000000000', clock_timestamp())
+""")
+_NOTIFY: Final = text("SELECT pg_notify('key_revoked', CAST(CAST(:seq AS bigint) AS text))")
 
 
 class Revocations:
@@ -28,3 +39,29 @@ class Revocations:
         async with self._engine.connect() as connection:
             rows = await connection.execute(_SINCE, {"seq": seq, "limit": limit})
         return tuple(Revocation(row.seq, RevocationScope(row.scope), row.id, row.at) for row in rows)
+
+
+class RevocationHistory:
+    """The sequence inside a unit of work: for what compares and outdoes it after a restore."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def lock(self) -> None:
+        """Keep every other writer of the sequence out until the unit of work ends."""
+        await self._session.execute(_LOCK)
+
+    async def span(self) -> tuple[int, int]:
+        """Return the oldest and the newest number, zeros for an empty sequence."""
+        oldest = (await self._session.execute(_OLDEST)).scalar_one()
+        return int(oldest), int((await self._session.execute(_LATEST)).scalar_one())
+
+    async def standing(self, numbers: Collection[int]) -> dict[int, datetime]:
+        """Return which of these numbers there are, and when each was given."""
+        found = await self._session.execute(_STANDING, {"numbers": list(numbers)})
+        return {row.seq: row.at for row in found}
+
+    async def raise_fence(self, seq: int) -> None:
+        """Go on from `seq`, leaving a gap: whoever sees numbers missing drops everything it has cached."""
+        await self._session.execute(_FENCE, {"seq": seq})
+        await self._session.execute(_NOTIFY, {"seq": seq})

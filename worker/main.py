@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -22,6 +23,7 @@ from db.redis.model_table_write import ModelTableWriter
 from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationAnnouncer
 from db.redis.usage_stream import AccountingStream
+from db.revocation_mirror import MirrorSource, RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
 from db.usage import UsageRows
@@ -29,7 +31,7 @@ from domain.jobs import DISCOVERY_POLL, REVOCATION_FANOUT, USAGE_ACCOUNT
 from worker.health import HealthPage
 from worker.job_table import JobSpec, saq_function
 from worker.jobs.discovery import Discovery
-from worker.jobs.revocation import fan_out
+from worker.jobs.revocation import Fanout
 from worker.jobs.usage import account
 from worker.listener import RevocationListener
 from worker.saq_worker import GatewayWorker
@@ -125,12 +127,12 @@ def job_table(
         ),
         JobSpec(
             REVOCATION_FANOUT,
-            functools.partial(
-                fan_out,
+            Fanout(
                 latest=sequence.latest_seq,
                 since=sequence.since,
                 announcer=RevocationAnnouncer(redis),
-            ),
+                record=revocation_record(settings.revocation_mirror, engine),
+            ).run,
             repeatable="a number that was announced is not announced again",
             every_s=RECONCILE_INTERVAL_S,
         ),
@@ -141,6 +143,13 @@ def job_table(
             every_s=ACCOUNT_INTERVAL_S,
         ),
     )
+
+
+def revocation_record(path: Path | None, engine: AsyncEngine) -> Callable[[], Awaitable[None]] | None:
+    """Return what brings the mirror up to date, None where there is no mirror."""
+    if path is None:
+        return None
+    return functools.partial(RevocationMirror(path).catch_up, MirrorSource(engine).starting_at)
 
 
 async def _open_health_page(settings: WorkerSettings, queue: GatewayQueue) -> asyncio.Server:

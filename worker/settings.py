@@ -1,15 +1,23 @@
 """What the worker process needs beside the shared settings."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from db.settings import SharedSettings, load_settings
 
 
+def _check_mirror(path: Path | None) -> Path | None:
+    if path is not None and not path.is_absolute():
+        # Two workers started in different directories would keep two halves.
+        raise ValueError("must be an absolute path")
+    return path
+
+
 class WorkerSettings(SharedSettings):
-    """Discovery's rhythm and the worker's own liveness endpoint."""
+    """Discovery's rhythm, the mirror of the revocations, and the worker's own liveness endpoint."""
 
     discovery_interval_s: Annotated[
         float, Field(validation_alias="MODEL_DISCOVERY_INTERVAL_SECONDS", gt=0, le=86_400)
@@ -20,6 +28,9 @@ class WorkerSettings(SharedSettings):
     discovery_stale_s: Annotated[
         float, Field(validation_alias="MODEL_DISCOVERY_STALE_SECONDS", ge=0, le=604_800)
     ] = 120.0
+    revocation_mirror: Annotated[
+        Path | None, AfterValidator(_check_mirror), Field(validation_alias="GATEWAY_REVOCATION_MIRROR")
+    ] = None
     health_host: Annotated[str, Field(validation_alias="GATEWAY_WORKER_HEALTH_HOST")] = "127.0.0.1"
     health_port: Annotated[int, Field(validation_alias="GATEWAY_WORKER_HEALTH_PORT", ge=0, le=65_535)] = 8001
 

@@ -1,12 +1,13 @@
 """Telling every app process of revocations at once, and hearing back which of them has acted.
 
-The sequence in Postgres stays the truth; this only makes the news faster. `EPOCH_KEY` holds the highest number
-that was announced, so that a fanout run twice, or by two workers, announces nothing twice.
+The sequence in Postgres stays the truth; this only makes the news faster. `EPOCH_KEY` holds the number that was
+announced last. It is only replaced by whoever has read it, so that a fanout run twice, or by two workers,
+announces nothing twice and never steps back behind another's news.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -23,10 +24,9 @@ PROCESS_TTL_S: Final = 6.0
 _LISTEN_S: Final = 5.0
 
 _ANNOUNCE: Final = """
-local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
-if tonumber(ARGV[1]) <= known then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('PUBLISH', ARGV[3], ARGV[2])
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[4], ARGV[3])
 return 1
 """
 _REPORT: Final = """
@@ -54,7 +54,8 @@ return live
 class Announcement(msgspec.Struct, frozen=True):
     """What one message says: everything after `after`, up to and with `seq`.
 
-    `rows` is empty when there was too much to say or Redis had lost its memory: the reader asks Postgres.
+    `rows` is empty where the rows alone would not tell it: there were too many, numbers are missing, Redis had
+    lost its memory, or Postgres was restored and went back. The reader then asks Postgres.
     """
 
     after: int
@@ -75,10 +76,11 @@ class RevocationAnnouncer:
         value = await self._redis.get(EPOCH_KEY)
         return None if value is None else int(value)
 
-    async def announce(self, announcement: Announcement) -> bool:
-        """Publish news; return False if somebody already announced that number or a higher one."""
+    async def announce(self, announcement: Announcement, *, instead_of: int | None) -> bool:
+        """Publish news while the epoch is still `instead_of`; return False if somebody was quicker."""
+        known = "" if instead_of is None else instead_of
         news = self._encode(announcement)
-        return bool(await self._script(keys=[EPOCH_KEY], args=[announcement.seq, news, CHANNEL]))
+        return bool(await self._script(keys=[EPOCH_KEY], args=[known, announcement.seq, news, CHANNEL]))
 
 
 class RevocationNews:
@@ -117,6 +119,13 @@ class RevocationNews:
                 yield None
             elif message["type"] == "message":
                 yield self._decode(message["data"])
+
+
+async def highest_number(redis: Redis) -> int:
+    """Return the highest number that Redis knows of, from the epoch and from every process, gone ones too."""
+    epoch = await redis.get(EPOCH_KEY)
+    reports = cast("list[bytes]", await redis.hvals(SEEN_KEY))
+    return max([int(epoch or 0), *(int(report.partition(b":")[0]) for report in reports)])
 
 
 async def seen_by(redis: Redis) -> dict[str, int]:

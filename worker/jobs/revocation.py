@@ -13,29 +13,78 @@ MAX_ROWS: Final = 1000
 _log = structlog.get_logger()
 
 
-async def fan_out(
-    *,
-    latest: Callable[[], Awaitable[int]],
-    since: Callable[[int, int], Awaitable[Sequence[Revocation]]],
-    announcer: RevocationAnnouncer,
-) -> int:
-    """Announce everything that was not announced yet; return the highest number announced.
+class Fanout:
+    """Announces what was not announced yet. Safe to run twice and at the same time.
 
-    Safe to run twice and at the same time: the announcer refuses numbers that are not higher than the last.
-
-    Raises
-    ------
-    RedisError, OSError
-        Redis is out of reach. What `latest` and `since` raise for lack of a database passes through as well.
+    Parameters
+    ----------
+    latest
+        Returns the newest number in Postgres.
+    since
+        Returns the rows above a number in order, at most so many.
+    announcer
+        Where the news go.
+    record
+        Writes down what was revoked, where the operator wants that, before anybody hears of it. A disk that
+        fails must not keep a revocation from spreading: its `OSError` only fails the run afterwards.
     """
-    while True:
-        epoch = await announcer.epoch()
-        newest = await latest()
-        if epoch is not None and newest <= epoch:
-            return epoch
-        rows = await since(epoch, MAX_ROWS) if epoch is not None else ()
-        complete = 0 < len(rows) < MAX_ROWS
-        seq = rows[-1].seq if complete else newest
-        news = Announcement(after=epoch or 0, seq=seq, rows=tuple(rows) if complete else ())
-        if await announcer.announce(news):
-            _log.info("revocations_announced", seq=seq, rows=len(rows))
+
+    def __init__(
+        self,
+        *,
+        latest: Callable[[], Awaitable[int]],
+        since: Callable[[int, int], Awaitable[Sequence[Revocation]]],
+        announcer: RevocationAnnouncer,
+        record: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._latest = latest
+        self._since = since
+        self._announcer = announcer
+        self._record = record
+
+    async def run(self) -> int:
+        """Announce until nothing is left to announce; return the number announced last.
+
+        Raises
+        ------
+        RedisError, OSError
+            Redis is out of reach, or the record could not be written. What the readers of Postgres raise passes
+            through as well.
+        """
+        unrecorded: OSError | None = None
+        while True:
+            epoch = await self._announcer.epoch()
+            news = await self._news(epoch)
+            unrecorded = await self._recorded() or unrecorded
+            if news is None:
+                break
+            if await self._announcer.announce(news, instead_of=epoch):
+                _log.info("revocations_announced", seq=news.seq, rows=len(news.rows))
+        if unrecorded is not None:
+            raise unrecorded
+        return epoch or 0
+
+    async def _news(self, epoch: int | None) -> Announcement | None:
+        if epoch is not None and (rows := await self._since(epoch, MAX_ROWS)):
+            if rows[-1].seq - epoch == len(rows):
+                return Announcement(after=epoch, seq=rows[-1].seq, rows=tuple(rows))
+            # Numbers are missing: pruned while nobody announced, or skipped by a fence after a restore.
+            return Announcement(after=epoch, seq=rows[-1].seq)
+        newest = await self._latest()
+        if newest == epoch:
+            return None
+        if epoch is not None and newest > epoch:
+            return await self._news(epoch)
+        if epoch is not None:
+            _log.warning("revocation_epoch_ahead", epoch=epoch, newest=newest)
+        return Announcement(after=newest, seq=newest)
+
+    async def _recorded(self) -> OSError | None:
+        if self._record is None:
+            return None
+        try:
+            await self._record()
+        except OSError as exc:
+            _log.error("revocations_not_recorded", error=type(exc).__name__)
+            return exc
+        return None
