@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from litestar import Litestar, asgi
+from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
@@ -52,7 +52,7 @@ def create_app(settings: AppSettings) -> ASGIApp:
     metrics = Metrics(multiprocess_dir=os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
     entrance = Entrance()
     probes = Probes()
-    raw_paths: set[str] = set()
+    endpoints: dict[str, ASGIApp] = {}
     below: dict[str, ASGIApp] = {}
     handlers: list[ControllerRouterHandler] = list(health_handlers(probes))
     if Surface.OPS in settings.surfaces:
@@ -71,9 +71,8 @@ def create_app(settings: AppSettings) -> ASGIApp:
             endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
             if route.prefix is not None:
                 below[route.prefix.decode()] = endpoint.answer
-                continue
-            handlers.append(asgi(route.template, copy_scope=False)(endpoint.answer))
-            raw_paths.add(route.template)
+            else:
+                endpoints[route.template] = endpoint.answer
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -90,4 +89,4 @@ def create_app(settings: AppSettings) -> ASGIApp:
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
-    return Gate(service, handled=frozenset(raw_paths), below=below, refusals=refusals)
+    return Gate(service, endpoints=endpoints, below=below, refusals=refusals)

@@ -11,13 +11,23 @@ from enum import Enum
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from litestar.types import Receive
+
 from app.gateway.client_address import ClientAddress
+from app.gateway.client_watch import ClientWatch
 from app.gateway.downstream import Downstream
 from domain.model_names import CanonicalName
 
 WATCH_INTERVAL_S: Final = 1.0
 GOODBYE_S: Final = 2.0
 """How long an exchange that was cut may take to tell its client."""
+
+
+WATCH_CLIENTS_AFTER_S: Final = 0.01
+"""Exchanges younger than this are not watched: to watch a client costs a third of what a short answer does, and
+nobody notices that its backend worked for a hundredth of a second more."""
+
+Task = asyncio.Task[object]
 
 
 class CutReason(Enum):
@@ -42,18 +52,31 @@ class Subject(NamedTuple):
 class Exchange:
     """The handle by which others reach one running exchange."""
 
-    __slots__ = ("_task", "closed", "downstream", "reason", "subject")
+    __slots__ = ("_receive", "_task", "_watch", "closed", "downstream", "reason", "subject")
 
-    def __init__(self, downstream: Downstream, subject: Subject, task: "asyncio.Task[object]") -> None:
+    def __init__(self, downstream: Downstream, receive: Receive, subject: Subject, task: Task) -> None:
         self.downstream = downstream
         self.subject = subject
+        self._receive = receive
         self._task = task
+        self._watch: ClientWatch | None = None
         self.reason: CutReason | None = None
         self.closed = False
+
+    def watch_client(self) -> None:
+        """Notice from now on when the client leaves."""
+        if not self.closed:
+            self._watch = ClientWatch(self._receive, self.client_gone)
 
     def client_gone(self) -> None:
         """Cut the exchange because its client left."""
         self.cut(CutReason.CLIENT_GONE)
+
+    def close(self) -> None:
+        """Take the end of the exchange: nobody reaches it any more."""
+        self.closed = True
+        if self._watch is not None:
+            self._watch.stop()
 
     def cut(self, reason: CutReason) -> None:
         """Cancel the exchange once, for the first reason given."""
@@ -77,7 +100,18 @@ class Exchanges:
         self._write_timeout_s = write_timeout_s
         self._idle = asyncio.Event()
         self._idle.set()
+        self._loop = asyncio.get_running_loop()
+        self._unwatched: list[Exchange] = []
         self.draining = False
+
+    def start(self, downstream: Downstream, receive: Receive, subject: Subject) -> tuple[Exchange, Task]:
+        """Register the exchange that the running task is about to make, and return both."""
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError("an exchange runs in a task")
+        exchange = Exchange(downstream, receive, subject, task)
+        self.add(exchange)
+        return exchange, task
 
     def __len__(self) -> int:
         return len(self._running)
@@ -89,13 +123,22 @@ class Exchanges:
         """Register an exchange that starts."""
         self._running.add(exchange)
         self._idle.clear()
+        if not self._unwatched:
+            self._loop.call_later(WATCH_CLIENTS_AFTER_S, self._watch_clients)
+        self._unwatched.append(exchange)
 
     def remove(self, exchange: Exchange) -> None:
         """Forget an exchange that ended."""
-        exchange.closed = True
+        exchange.close()
         self._running.discard(exchange)
         if not self._running:
             self._idle.set()
+
+    def _watch_clients(self) -> None:
+        """Begin to watch the clients of what has not ended by itself meanwhile."""
+        unwatched, self._unwatched = self._unwatched, []
+        for exchange in unwatched:
+            exchange.watch_client()
 
     async def watch_writes(self) -> None:
         """Cut exchanges whose client has not taken a write for too long. Runs until cancelled."""

@@ -1,4 +1,4 @@
-"""The outermost ASGI layer: one spelling per path, and a request id on what the framework itself answers."""
+"""The outermost ASGI layer: the tenant surface by its exact paths, and the framework behind one spelling per path."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -20,29 +20,33 @@ class Gate:
     """Refuses every path that is not written in its one canonical form.
 
     Litestar itself, like most routers, also accepts `//x`, `/x/` and `/%78`; an edge proxy that guards a path
-    would then guard nothing. The relay's own endpoints (`handled`) compare their raw path themselves and make
-    their own request ids, so that the hot path pays for one set look-up here. `below` maps path prefixes to
-    the endpoint of everything that follows them: Litestar cannot route an ASGI handler by path parameters
-    (it answers 500).
+    would then guard nothing. The tenant surface does not pass through Litestar at all: its paths are few and
+    fixed, its endpoints compare their raw path themselves, and routing, two exception layers and their wrapped
+    `send` would cost more than the rest of this module's work (docs/decisions/0004). `endpoints` maps its exact
+    paths, `below` path prefixes to the endpoint of everything that follows them.
     """
 
     def __init__(
         self,
         service: ASGIApp,
         *,
-        handled: frozenset[str],
+        endpoints: Mapping[str, ASGIApp],
         below: Mapping[str, ASGIApp],
         refusals: Refusals,
     ) -> None:
         self._service: Final = service
-        self._handled: Final = handled
+        self._endpoints: Final = dict(endpoints)
         self._below: Final = dict(below)
         self._refusals: Final = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the connection on, or answer it."""
-        if scope["type"] != ScopeType.HTTP or scope["path"] in self._handled:
+        if scope["type"] != ScopeType.HTTP:
             await self._service(scope, receive, send)
+            return
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
             return
         if not is_canonical(scope["raw_path"], scope["path"]):
             await self._refuse(scope, send)
