@@ -36,7 +36,7 @@ class Grants:
             Nothing was granted.
         """
         pattern = checked_pattern(pattern)
-        holder = await self._holder(key)
+        holder = await holder_of_grants(self._session, self._tenant_id, key)
         made = await self._session.execute(
             insert(ModelGrantTable)
             .values(pattern=pattern, **holder)
@@ -45,7 +45,7 @@ class Grants:
         )
         if made.first() is None:
             return False
-        await self._audit.append("grant.allow", _subject(holder), after={"pattern": pattern})
+        await self._audit.append("grant.allow", audited(holder), after={"pattern": pattern})
         return True
 
     async def disallow(self, pattern: str, *, key: str | None = None) -> bool:
@@ -57,7 +57,7 @@ class Grants:
             Nothing was changed.
         """
         pattern = checked_pattern(pattern)
-        holder = await self._holder(key)
+        holder = await holder_of_grants(self._session, self._tenant_id, key)
         gone = await self._session.execute(
             delete(ModelGrantTable)
             .filter_by(pattern=pattern, **holder)
@@ -66,7 +66,7 @@ class Grants:
         )
         if gone.first() is None:
             return False
-        await self._audit.append("grant.disallow", _subject(holder), before={"pattern": pattern})
+        await self._audit.append("grant.disallow", audited(holder), before={"pattern": pattern})
         return True
 
     async def list(self, *, key: str | None = None) -> tuple[GrantSummary, ...]:
@@ -88,23 +88,34 @@ class Grants:
                 )
             )
         else:
-            mine = mine.filter_by(**await self._holder(key))
+            mine = mine.filter_by(**await holder_of_grants(self._session, self._tenant_id, key))
         found = await self._session.execute(mine)
         return tuple(
             GrantSummary(pattern, None if key_id is None else KeyId(key_id), created_at)
             for pattern, key_id, created_at in found
         )
 
-    async def _holder(self, key: str | None) -> dict[str, TenantId | KeyId]:
-        """Return the column that names who holds a grant, and its value."""
-        if key is None:
-            return {"tenant_id": self._tenant_id}
-        found = (await self._session.execute(self._my_keys.where(key_named(key)))).scalar()
-        if found is None:
-            raise KeyUnknown(key)
-        return {"key_id": KeyId(found)}
+
+async def holder_of_grants(
+    session: AsyncSession, tenant_id: TenantId, key: str | None
+) -> dict[str, TenantId | KeyId]:
+    """Return the column that names the tenant or one of its keys, and its value.
+
+    Raises
+    ------
+    KeyUnknown
+        The tenant has no key of this id or prefix.
+    """
+    if key is None:
+        return {"tenant_id": tenant_id}
+    mine = select(ApiKeyTable.id).where(ApiKeyTable.tenant_id == tenant_id, key_named(key))
+    found = (await session.execute(mine)).scalar()
+    if found is None:
+        raise KeyUnknown(key)
+    return {"key_id": KeyId(found)}
 
 
-def _subject(holder: dict[str, TenantId | KeyId]) -> str:
+def audited(holder: dict[str, TenantId | KeyId]) -> str:
+    """Return how the audit log names a holder."""
     ((column, holder_id),) = holder.items()
     return f"{column.removesuffix('_id')}:{holder_id}"

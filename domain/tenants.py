@@ -11,7 +11,7 @@ import msgspec
 
 from domain.keys import MintedKey
 from domain.model_names import normal_pattern
-from domain.values import KeyId, Principal, Rights, Role, TenantId
+from domain.values import KeyId, OptionRule, Principal, Rights, Role, TenantId
 
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -80,6 +80,13 @@ class PatternInvalid(ControlError):  # noqa: N818
         super().__init__(f"{pattern!r} is no model name or glob")
 
 
+class GrantUnknown(ControlError):  # noqa: N818
+    """Neither this tenant nor the key holds a grant of this pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(f"there is no grant {pattern!r} here")
+
+
 class Actor(msgspec.Struct, frozen=True):
     """Who changes something: `name` is like `cli:root` or an admin key's prefix; `address` an IP address."""
 
@@ -128,6 +135,19 @@ class GrantSummary(msgspec.Struct, frozen=True):
     pattern: str
     key_id: KeyId | None
     created_at: datetime
+
+
+class PolicySummary(msgspec.Struct, frozen=True):
+    """One rule of an option policy and where it stands.
+
+    `key_id` None means the tenant's level, `pattern` names the grant where it is a grant's. `rule` None means
+    that what is stored cannot be read: until it is repaired clients may not name the field.
+    """
+
+    field: str
+    rule: OptionRule | None
+    key_id: KeyId | None
+    pattern: str | None
 
 
 class Found(msgspec.Struct, frozen=True):
