@@ -29,7 +29,11 @@ async def running(
             directory=directory,
             deadlines=DEADLINES,
             tokens=TOKENS,
-            settings={"GATEWAY_MAX_BODY_BYTES": str(4 << 20), "GATEWAY_BODY_TIMEOUT_SECONDS": "1"},
+            settings={
+                "GATEWAY_MAX_BODY_BYTES": str(4 << 20),
+                "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
+                "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
+            },
         )
         stack.push_async_callback(gateway.aclose)
         await gateway.start()
