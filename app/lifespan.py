@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
@@ -23,6 +25,7 @@ from app.gateway.journal.layout import JournalSize
 from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import KeyRing
 from app.gateway.recheck import Recheck
+from app.gateway.revocation_figures import RevocationFigures
 from app.gateway.revocation_news import RevocationHearer
 from app.gateway.revocations import RevocationFollower
 from app.gateway.upstream.adapter import BackendUpstream
@@ -78,7 +81,8 @@ async def running_gateway(
             )
         )
         sequence = Revocations(engine)
-        revocations = RevocationFollower(latest=sequence.latest_seq, since=sequence.since)
+        figures = RevocationFigures(metrics)
+        revocations = RevocationFollower(latest=sequence.latest_seq, since=sequence.since, watch=figures)
         keys = KeyRing(
             find=KeyLookup(engine).find_by_digest, shared=RedisKeyCache(hot), revocations=revocations
         )
@@ -110,9 +114,10 @@ async def running_gateway(
             default_output_cap=settings.default_output_cap_tokens,
             ledger_state=ledger.state,
         )
-        revocations.add_cache(Recheck(exchanges, gateway.still_allowed))
-        news = RevocationNews(patient, process_id=str(uuid7()))
-        hearer = RevocationHearer(news, revocations)
+        recheck = Recheck(exchanges, gateway.objection, on_cut=figures.cut)
+        revocations.add_cache(recheck)
+        news = RevocationNews(patient, process_id=_process_name())
+        hearer = RevocationHearer(news, revocations, recheck)
         probes.readiness = Readiness(
             postgres_ok_at=lambda: revocations.confirmed_at,
             redis_ok_at=lambda: catalogue.redis_ok_at,
@@ -152,6 +157,11 @@ def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
         )
         for backend in settings.backends()
     }
+
+
+def _process_name() -> str:
+    """Return what operators call this process: they find it by host and pid, and no other ever has the same name."""
+    return f"{socket.gethostname()}:{os.getpid()}:{str(uuid7())[-12:]}"
 
 
 def _settle_heap() -> None:

@@ -11,6 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from domain.usage import UsageOutcome
 
 FLUSH_INTERVAL_S: Final = 1.0
+_LAG_SECONDS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -71,6 +72,20 @@ class Metrics:
         )  # fmt: skip
         self.dropped_fields = Counter(
             "nng_dropped_request_fields", "Unknown request fields that were not forwarded.", ["route"],
+            registry=self.registry,
+        )  # fmt: skip
+
+        self.revocation_lag = Histogram(
+            "nng_revocation_lag_seconds",
+            "From a revocation's time in the database until this process acted; needs clocks that agree.",
+            registry=self.registry, buckets=_LAG_SECONDS,
+        )  # fmt: skip
+        self.revocation_seq = Gauge(
+            "nng_revocation_seq", "Newest revocation acted upon, of the app process that is furthest behind.",
+            registry=self.registry, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.revocation_cuts = Counter(
+            "nng_revocation_cuts", "Running exchanges ended because their key or model was revoked.", ["reason"],
             registry=self.registry,
         )  # fmt: skip
 

@@ -37,6 +37,7 @@ class CutReason(Enum):
     WRITE_STALLED = "write_stalled"
     DRAINING = "draining"
     REVOKED = "revoked"
+    FORBIDDEN = "forbidden"
 
 
 class Subject(NamedTuple):
@@ -78,11 +79,13 @@ class Exchange:
         if self._watch is not None:
             self._watch.stop()
 
-    def cut(self, reason: CutReason) -> None:
-        """Cancel the exchange once, for the first reason given."""
-        if self.reason is None and not self.closed:
-            self.reason = reason
-            self._task.cancel()
+    def cut(self, reason: CutReason) -> bool:
+        """Cancel the exchange once, for the first reason given; return whether that was this one."""
+        if self.reason is not None or self.closed:
+            return False
+        self.reason = reason
+        self._task.cancel()
+        return True
 
     def abandon(self) -> None:
         """Cancel the exchange's goodbye as well: its client does not even take that."""

@@ -10,7 +10,7 @@ from app.gateway.call import Call
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import ClientAddress, TrustedProxies
 from app.gateway.cooldown import Cooldown
-from app.gateway.exchanges import Exchanges, Subject
+from app.gateway.exchanges import CutReason, Exchanges, Subject
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.lists import Listing
 from app.metrics import Metrics
@@ -101,8 +101,8 @@ class Gateway:
         """Return whose address a call really comes from, as far as trusted proxies tell."""
         return self._proxies.client_address(call.peer, call.forwarded_for)
 
-    async def still_allowed(self, subject: Subject) -> bool:
-        """Ask again, of the caches and Postgres, whether a running exchange would be let in now.
+    async def objection(self, subject: Subject) -> CutReason | None:
+        """Ask again, of the caches and Postgres, why a running exchange would be refused now; None if it would not.
 
         Raises
         ------
@@ -110,12 +110,12 @@ class Gateway:
             Nobody can be asked.
         """
         principal = await self._keys.find_by_digest(subject.digests)
-        if principal is None:
-            return False
         now = datetime.now(UTC)
-        if not usable(principal, role=Role.INFERENCE, now=now, client_address=subject.client_address):
-            return False
-        return self.rights(principal).permit(subject.model)
+        if principal is None or not usable(
+            principal, role=Role.INFERENCE, now=now, client_address=subject.client_address
+        ):
+            return CutReason.REVOKED
+        return None if self.rights(principal).permit(subject.model) else CutReason.FORBIDDEN
 
     def rights(self, principal: Principal) -> ModelRights:
         """Return which models the principal may use."""

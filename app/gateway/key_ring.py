@@ -107,22 +107,32 @@ class KeyRing:
     async def _look_up(self, digests: tuple[bytes, ...]) -> Principal | None:
         digest = digests[0]
         shared = await self._shared.get(digest)
-        if shared is not None and shared.seq >= self._revocations.seq and shared.principal is not None:
+        if shared is not None and shared.principal is not None and self._is_known_true(shared):
             self._remember(digest, shared.principal)
             return shared.principal
         reads = 0
         while True:
             found = await self._read(digests)
             reads += 1
-            if found.seq >= self._revocations.seq and found.principal is not None:
+            if found.principal is not None and self._is_true(found):
                 await self._shared.put(digest, found.principal, found.seq)
             # Asked only now, because a revocation may have arrived while we wrote.
-            if found.seq >= self._revocations.seq:
+            if self._is_true(found):
                 self._remember(digest, found.principal)
                 return found.principal
             if reads == _MAX_READS:
-                # Revocations arrive faster than we can read: the last answer is moments old, and not kept.
+                # This key changes faster than we can read: the last answer is moments old, and not kept.
                 return found.principal
+
+    def _is_true(self, found: Found) -> bool:
+        """Tell whether nothing this process knows of has outdated what was read. Who is unknown may have changed."""
+        if found.principal is None:
+            return found.seq >= self._revocations.seq
+        return not self._revocations.outdates(found.principal, found.seq)
+
+    def _is_known_true(self, shared: Found) -> bool:
+        """Tell the same of what others stored. What is ahead of us may also be left from before a restore."""
+        return shared.seq <= self._revocations.seq and self._is_true(shared)
 
     async def _read(self, digests: tuple[bytes, ...]) -> Found:
         try:
@@ -158,12 +168,14 @@ class KeyRing:
 
     def drop_key(self, key_id: UUID) -> None:
         """Forget one key, so that its next request asks again."""
+        self._unknown.clear()
         digest = self._by_key.get(key_id)
         if digest is not None:
             self._forget(digest)
 
     def drop_tenant(self, tenant_id: UUID) -> None:
-        """Forget every key of a tenant."""
+        """Forget every key of a tenant. Keys that were unknown may work from now on."""
+        self._unknown.clear()
         for digest in tuple(self._by_tenant.get(tenant_id, ())):
             self._forget(digest)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -9,20 +10,48 @@ import structlog
 from app.gateway.exchanges import CutReason, Exchange, Exchanges, Subject
 from domain.errors import Unavailable
 
+ASK_AGAIN_S: Final = 0.5
+
 _log = structlog.get_logger()
 
 
 class Recheck:
     """Asks for each running exchange that a revocation names whether it would be let in now.
 
-    It stands behind the key ring in the list of caches, so that asking reads what is true now. Where nobody can
-    be asked the exchange runs on: Postgres was reachable when it began, and the revocation will be seen again.
+    It stands behind the key ring in the list of caches, so that asking reads what is true now. While nobody can
+    be asked the exchange runs on, and is asked about again: its revocation is named only once.
+
+    Parameters
+    ----------
+    exchanges
+        What runs.
+    objection
+        Returns why an exchange would be refused now, None if it would not; raises `Unavailable`.
+    on_cut
+        Is told of each exchange that was cut.
     """
 
-    def __init__(self, exchanges: Exchanges, still_allowed: Callable[[Subject], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        objection: Callable[[Subject], Awaitable[CutReason | None]],
+        *,
+        on_cut: Callable[[CutReason], None] = lambda _: None,
+    ) -> None:
         self._exchanges = exchanges
-        self._still_allowed = still_allowed
+        self._objection = objection
+        self._on_cut = on_cut
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is being asked about."""
+        return not self._tasks
+
+    async def done(self) -> None:
+        """Wait until everything that is being asked about now has been cut or found allowed."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def drop_key(self, key_id: UUID) -> None:
         """Look at the exchanges of one key."""
@@ -43,10 +72,16 @@ class Recheck:
             task.add_done_callback(self._tasks.discard)
 
     async def _check(self, exchange: Exchange) -> None:
-        try:
-            allowed = await self._still_allowed(exchange.subject)
-        except Unavailable:
-            _log.warning("recheck_not_possible", key_id=str(exchange.subject.key_id))
+        told = False
+        while not exchange.closed:
+            try:
+                objection = await self._objection(exchange.subject)
+            except Unavailable:
+                if not told:
+                    _log.warning("recheck_not_possible", key_id=str(exchange.subject.key_id))
+                told = True
+                await asyncio.sleep(ASK_AGAIN_S)
+                continue
+            if objection is not None and exchange.cut(objection):
+                self._on_cut(objection)
             return
-        if not allowed:
-            exchange.cut(CutReason.REVOKED)

@@ -1,12 +1,15 @@
 """Hearing of revocations through Redis, milliseconds after their commit, and confirming them there."""
 
 import asyncio
+from contextlib import suppress
 from typing import Final
+from uuid import UUID
 
 import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from app.gateway.recheck import Recheck
 from app.gateway.revocations import RevocationFollower
 from db.redis.revocation_channel import Announcement, RevocationNews
 
@@ -17,11 +20,18 @@ _log = structlog.get_logger()
 
 
 class RevocationHearer:
-    """Takes announcements to the follower. Without Redis the follower's own poll keeps its bound of 2 s."""
+    """Takes announcements to the follower, and confirms what was acted upon, however it became known.
 
-    def __init__(self, news: RevocationNews, follower: RevocationFollower) -> None:
+    Without Redis the follower's own poll keeps its bound of 2 s. As the last of the follower's caches, which has
+    nothing to forget, this one learns that the others have forgotten.
+    """
+
+    def __init__(self, news: RevocationNews, follower: RevocationFollower, recheck: Recheck) -> None:
+        follower.add_cache(self)
         self._news = news
         self._follower = follower
+        self._recheck = recheck
+        self._acted = asyncio.Event()
         self._failing = False
 
     async def hear(self) -> None:
@@ -30,6 +40,8 @@ class RevocationHearer:
             try:
                 async with self._news.announcements() as announcements:
                     async for announcement in announcements:
+                        if self._failing:
+                            _log.info("revocation_news_reachable_again")
                         self._failing = False
                         await self._act(announcement)
             except (RedisError, OSError, msgspec.MsgspecError) as exc:
@@ -43,13 +55,47 @@ class RevocationHearer:
             announcement.after, announcement.seq, announcement.rows
         ):
             await self._follower.poll_safely()
-        await self._news.report(self._follower.seq)
+
+    def drop_key(self, key_id: UUID) -> None:  # noqa: ARG002 - the interface is the caches'
+        """Confirm soon, in a task of its own: the next announcement must not wait for an answer to this one's."""
+        self._acted.set()
+
+    def drop_tenant(self, tenant_id: UUID) -> None:  # noqa: ARG002
+        """Confirm soon."""
+        self._acted.set()
+
+    def drop_all(self) -> None:
+        """Confirm soon."""
+        self._acted.set()
 
     async def report(self) -> None:
-        """Say every other second that this process lives and how far it has acted, for ever."""
+        """Say after each change, and every other second, how far this process has acted; for ever.
+
+        It has acted upon a number when the caches have forgotten what was revoked and the streams are cut.
+        """
+        confirmed = -1
         while True:
+            self._acted.clear()
+            seq = self._follower.seq
+            all_cut = await self._cut(within_s=REPORT_INTERVAL_S)
+            if all_cut:
+                confirmed = seq
             try:
-                await self._news.report(self._follower.seq)
+                await self._news.report(confirmed)
             except (RedisError, OSError) as exc:
                 _log.debug("revocation_report_failed", error=type(exc).__name__)
-            await asyncio.sleep(REPORT_INTERVAL_S)
+            if all_cut:
+                await self._told(within_s=REPORT_INTERVAL_S)
+
+    async def _cut(self, *, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._recheck.done()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _told(self, *, within_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._acted.wait()

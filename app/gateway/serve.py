@@ -38,7 +38,12 @@ from domain.values import Principal
 CHARACTERS_PER_TOKEN = 4
 _GOODBYES = {
     CutReason.DRAINING: "the gateway is restarting; send the request again",
-    CutReason.REVOKED: "the key may no longer be used for this",
+    CutReason.REVOKED: "the key is no longer valid",
+    CutReason.FORBIDDEN: "the key may no longer use this model",
+}
+_LATE_REFUSALS: dict[CutReason, type[GatewayError]] = {
+    CutReason.REVOKED: Unauthenticated,
+    CutReason.FORBIDDEN: ModelForbidden,
 }
 
 
@@ -51,7 +56,9 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     body = await gateway.bodies.read(call, visit.receive)
     request = parse_request(spec, body)
     visit.metrics.dropped(request.dropped)
-    if not gateway.is_current(principal, call):
+    while not gateway.is_current(principal, call):
+        # Asked until the answer holds at this very moment: from here to the start of the exchange, where the next
+        # revocation finds it, nothing is waited for.
         principal = await gateway.principal(call)
     name, candidates = authorize(
         request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
@@ -167,7 +174,8 @@ async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, ord
         raise ClientLeft
     tally.settle(UsageOutcome.CUT)
     if not visit.downstream.started:
-        raise Unauthenticated if reason is CutReason.REVOKED else Unavailable("draining")
+        late = _LATE_REFUSALS.get(reason)
+        raise Unavailable("draining") if late is None else late
     if visit.downstream.mid_record:
         raise AnswerCut
     await visit.downstream.finish(stream_error(order.spec.family, _GOODBYES[reason]))

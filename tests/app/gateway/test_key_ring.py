@@ -1,8 +1,9 @@
 """Where keys are looked up, what may be remembered, and for how long."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -23,6 +24,15 @@ class Entry(msgspec.Struct, frozen=True):
 
     principal: Principal | None
     seq: int
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row of the sequence."""
+
+    seq: int
+    scope: str
+    subject_id: UUID
+    at: datetime = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 class Shared:
@@ -79,6 +89,11 @@ class World:
         self.seq += 1
         self.follower.seq = self.seq
 
+    def revoke_subject(self, scope: str, subject: UUID) -> None:
+        """Announce one row, which Postgres has too."""
+        self.seq += 1
+        self.follower.take(self.seq - 1, self.seq, [Row(self.seq, scope, subject)])
+
     async def find(self, digests: tuple[bytes, ...] = DIGESTS) -> Principal | None:
         return await self.ring.find_by_digest(digests)
 
@@ -108,10 +123,14 @@ async def test_what_another_process_stored_in_redis_spares_postgres(world: World
     assert world.ring.remembered(DIGESTS[0]) is owner
 
 
-@pytest.mark.parametrize(("seq", "asked"), [(9, ["redis", "postgres", "store"]), (11, ["redis"])])
-async def test_an_entry_in_redis_older_than_the_known_sequence_is_ignored(
+@pytest.mark.parametrize(
+    ("seq", "asked"),
+    [(9, ["redis", "postgres", "store"]), (10, ["redis"]), (11, ["redis", "postgres", "store"])],
+)
+async def test_an_entry_in_redis_of_another_number_than_the_known_one_is_ignored(
     world: World, seq: int, asked: list[str]
 ) -> None:
+    """An older one may be revoked; one that is ahead may be left from before a restore."""
     world.shared.entries[DIGESTS[0]] = (principal(), seq)
     world.stored[DIGESTS] = principal()
 
@@ -378,3 +397,41 @@ async def test_f16_a_key_in_no_cache_is_our_trouble_and_asked_for_anew(world: Wo
 async def test_before_postgres_was_ever_asked_nobody_works() -> None:
     with pytest.raises(Unavailable):
         await World().find()
+
+
+@pytest.mark.parametrize("whose", ["key", "tenant", "another's"])
+async def test_a_row_outdates_what_redis_has_of_those_it_names(world: World, whose: str) -> None:
+    owner = world.stored[DIGESTS] = principal()
+    assert owner.tenant_id is not None
+    world.shared.entries[DIGESTS[0]] = (owner, 10)
+    subject = {"key": owner.key_id, "tenant": owner.tenant_id, "another's": uuid4()}[whose]
+    world.revoke_subject("tenant" if whose == "tenant" else "key", subject)
+
+    await world.find()
+
+    assert ("postgres" in world.asked) == (whose != "another's")
+
+
+@pytest.mark.parametrize("scope", ["key", "tenant"])
+async def test_any_revocation_lets_unknown_keys_be_asked_about_again(world: World, scope: str) -> None:
+    """A tenant that was suspended may have been let in again: its keys were unknown meanwhile."""
+    assert await world.find() is None
+    owner = world.stored[DIGESTS] = principal()
+
+    world.revoke_subject(scope, uuid4())
+
+    assert await world.find() is owner
+
+
+async def test_revocations_of_others_do_not_keep_a_key_out_of_memory(world: World) -> None:
+    owner = world.stored[DIGESTS] = principal()
+    answer = asyncio.Event()
+    world.before_answer = [answer]
+    looking = asyncio.create_task(world.find())
+    await until(lambda: "postgres" in world.asked, within_s=5)
+    world.revoke_subject("key", uuid4())
+    answer.set()
+
+    assert await looking is owner
+    assert world.asked == ["redis", "postgres", "store"]
+    assert world.ring.remembered(DIGESTS[0]) is owner

@@ -1,14 +1,16 @@
 """Following the revocation sequence: what is dropped when, and what is only heard of."""
 
 import asyncio
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 import structlog
 
-from app.gateway.revocations import MAX_ROWS_PER_POLL, RevocationFollower
+from app.gateway.revocations import MAX_RECENT, MAX_ROWS_PER_POLL, RevocationFollower
 from tests.support.clock import Clock
+from tests.support.principals import principal
 from tests.support.waiting import until
 
 A, B = uuid4(), uuid4()
@@ -20,6 +22,7 @@ class Row(msgspec.Struct, frozen=True):
     seq: int
     scope: str = "key"
     subject_id: UUID = A
+    at: datetime = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 class Cache:
@@ -49,15 +52,15 @@ class World:
         self.clock = Clock()
         self.cache = Cache()
         self.follower = RevocationFollower(
-            latest=self._latest, since=self._since, caches=[self.cache], now=self.clock
+            latest=self.newest, since=self.since, caches=[self.cache], now=self.clock
         )
 
-    async def _latest(self) -> int:
+    async def newest(self) -> int:
         if self.fails:
             raise OSError("away")
         return max((row.seq for row in self.rows), default=self.latest)
 
-    async def _since(self, seq: int, limit: int) -> list[Row]:
+    async def since(self, seq: int, limit: int) -> list[Row]:
         self.asked.append((seq, limit))
         return [row for row in self.rows if row.seq > seq][:limit]
 
@@ -264,3 +267,89 @@ async def test_news_confirm_nothing() -> None:
     world.follower.take(42, 43, [Row(43)])
 
     assert world.follower.confirmed_at == confirmed_at
+
+
+async def test_missing_numbers_in_the_middle_drop_everything() -> None:
+    """So it is after a fence: the repeated revocations follow on, the fence itself does not."""
+    world = await started(latest=7)
+    world.add(Row(8), Row(9, subject_id=B), Row(1_000_009))
+
+    assert await world.poll() == ["all"]
+    assert world.follower.seq == 1_000_009
+
+
+async def test_news_without_rows_send_the_process_to_postgres() -> None:
+    """Even with a lower number: that is what a restore looks like."""
+    world = await started(latest=7)
+
+    assert not world.follower.take(3, 3, [])
+
+
+async def test_rows_known_already_are_not_dropped_again() -> None:
+    world = await started(latest=7)
+    world.follower.take(7, 8, [Row(8)])
+    world.cache.dropped.clear()
+
+    assert world.follower.take(7, 9, [Row(8), Row(9, subject_id=B)])
+    assert world.cache.dropped == [("key", B)]
+
+
+async def test_what_was_read_at_the_known_number_is_not_outdated() -> None:
+    world = await started(latest=7)
+
+    assert not world.follower.outdates(principal(), 7)
+
+
+async def test_what_was_read_before_the_first_look_is_outdated() -> None:
+    world = await started(latest=7)
+
+    assert world.follower.outdates(principal(), 6)
+
+
+@pytest.mark.parametrize(("read_at", "outdated"), [(7, True), (8, False), (9, False)])
+async def test_what_a_row_names_is_outdated_if_it_was_read_before(read_at: int, *, outdated: bool) -> None:
+    world = await started(latest=7)
+    world.add(Row(8, subject_id=A), Row(9, subject_id=B))
+    await world.poll()
+
+    assert world.follower.outdates(principal(key_id=A), read_at) == outdated
+
+
+async def test_more_rows_than_are_remembered_outdate_everything_before_them() -> None:
+    world = await started(latest=7)
+    for number in range(8, 8 + MAX_RECENT + 1):
+        world.follower.take(number - 1, number, [Row(number, subject_id=B)])
+
+    assert world.follower.outdates(principal(), 7)
+    assert not world.follower.outdates(principal(), 8)
+
+
+async def test_after_a_restore_numbers_up_to_the_old_one_are_not_believed() -> None:
+    world = await started(latest=100)
+    world.latest = 50
+    await world.poll()
+    world.follower.take(50, 51, [Row(51, subject_id=B)])
+
+    assert world.follower.outdates(principal(), 50)
+
+
+class Watch:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def acted(self, row: object) -> None:
+        self.told.append(row)
+
+    def reached(self, seq: int) -> None:
+        self.told.append(seq)
+
+
+async def test_a_watch_is_told_of_each_row_and_of_the_number_reached() -> None:
+    world, watch = World(latest=7), Watch()
+    follower = RevocationFollower(latest=world.newest, since=world.since, watch=watch)
+    await follower.poll()
+    follower.take(7, 8, [Row(8)])
+
+    assert watch.told == [7, Row(8), 8]
