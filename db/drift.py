@@ -18,6 +18,7 @@ FUNCTIONS: Final = frozenset(
         "keep_newest_revocation",
         "lock_revocations",
         "make_usage_partition",
+        "mark_touched_hours",
         "notify_key_revoked",
         "refuse_audit_change",
         "refuse_truncate",
@@ -53,6 +54,9 @@ TRIGGERS: Final = frozenset(
         "tenants.notify_on_delete",
         "tenants.notify_on_update",
         "tenants.refuse_truncate",
+        "usage_records.mark_hours_on_delete",
+        "usage_records.mark_hours_on_insert",
+        "usage_records.mark_hours_on_update",
         "usage_records.refuse_rewrite",
     }
 )

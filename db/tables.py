@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -156,6 +157,7 @@ class ApiKeyTable(_Identified, _Dated):
     )
     path_allowed: Mapped[bool] = mapped_column(server_default=text("false"))
     last_used_at: Mapped[datetime | None]
+    announced_expiry: Mapped[datetime | None]  # the expiry that caches were told of, once it had come
     rotated_from: Mapped[UUID | None] = mapped_column(
         ForeignKey("api_keys.id", ondelete="SET NULL"), index=True
     )
@@ -200,6 +202,7 @@ class UsageRecordTable(Base):
         CheckConstraint("tokens_in >= 0 AND tokens_out >= 0 AND tokens_cached >= 0", "tokens_not_negative"),
         CheckConstraint("attempts >= 0", "attempts_not_negative"),
         Index("ix_usage_records_tenant_id_started_at", "tenant_id", "started_at"),
+        Index("ix_usage_records_started_at", "started_at", postgresql_using="brin"),
         {"postgresql_partition_by": "RANGE (period)"},
     )
     period: Mapped[date] = mapped_column(primary_key=True)
@@ -227,6 +230,62 @@ class UsageRecordTable(Base):
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime]
     client_request_id: Mapped[str | None]
+
+
+class _UsageSums(Base):
+    """Sums of the ledger's rows: derived, and made again from the rows as long as these are there.
+
+    `backend` is empty where none was tried. Spans are microseconds; what nobody measured counts as none.
+    """
+
+    __abstract__ = True
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True, sort_order=1)
+    key_id: Mapped[UUID] = mapped_column(primary_key=True, sort_order=2)
+    model: Mapped[str] = mapped_column(primary_key=True, sort_order=3)
+    backend: Mapped[str] = mapped_column(primary_key=True, sort_order=4)
+    outcome: Mapped[UsageOutcome] = mapped_column(
+        _pg_enum(UsageOutcome, "usage_outcome"), primary_key=True, sort_order=5
+    )
+    requests: Mapped[int] = mapped_column(BigInteger, sort_order=10)
+    estimated_requests: Mapped[int] = mapped_column(BigInteger, sort_order=11)
+    tokens_in: Mapped[int] = mapped_column(BigInteger, sort_order=12)
+    tokens_out: Mapped[int] = mapped_column(BigInteger, sort_order=13)
+    tokens_cached: Mapped[int] = mapped_column(BigInteger, sort_order=14)
+    load_us: Mapped[int] = mapped_column(BigInteger, sort_order=15)
+    prompt_us: Mapped[int] = mapped_column(BigInteger, sort_order=16)
+    eval_us: Mapped[int] = mapped_column(BigInteger, sort_order=17)
+    total_us: Mapped[int] = mapped_column(BigInteger, sort_order=18)
+
+
+class UsageHourlyTable(_UsageSums):
+    """Sums over the requests admitted within an hour."""
+
+    __tablename__ = "usage_hourly"
+    hour: Mapped[datetime] = mapped_column(primary_key=True, sort_order=0)
+
+
+class UsageDailyTable(_UsageSums):
+    """Sums over the requests admitted on a day in UTC."""
+
+    __tablename__ = "usage_daily"
+    day: Mapped[date] = mapped_column(primary_key=True, sort_order=0)
+
+
+class UsageTouchedHourTable(Base):
+    """Marks left by a trigger: an hour whose rows changed since its sums were made. One hour has many."""
+
+    __tablename__ = "usage_touched_hours"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    hour: Mapped[datetime] = mapped_column(index=True)
+
+
+class UsagePrunedMonthTable(Base):
+    """A month whose rows were dropped: its sums are all that is left, and must not be made anew."""
+
+    __tablename__ = "usage_pruned_months"
+    __table_args__ = (CheckConstraint("EXTRACT(day FROM period) = 1", "period_is_a_month"),)
+    period: Mapped[date] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class AuditEventTable(_Identified):

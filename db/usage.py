@@ -5,11 +5,12 @@ from datetime import date, datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.usage_report import read_report
 from domain.usage import UsageOutcome, UsageRecord
-from domain.usage_report import UsageGroup, UsageReport, UsageSum
+from domain.usage_report import UsageGroup, UsageReport
 from domain.values import TenantId
 
 _COLUMNS: Final = """
@@ -32,23 +33,6 @@ _INSERT: Final = text(f"""
     WHERE usage_records.outcome = 'lost' AND excluded.outcome <> 'lost'
 """)  # noqa: S608 - column names from this module  # nosec B608
 _MAKE_MONTHS: Final = text("SELECT make_usage_partition(month) FROM unnest(CAST(:months AS date[])) AS month")
-
-_LABELS: Final = {
-    UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.subject), s.subject::text)",
-    UsageGroup.KEY: "COALESCE((SELECT k.prefix FROM api_keys AS k WHERE k.id = s.subject), s.subject::text)",
-    UsageGroup.MODEL: "s.subject",
-    UsageGroup.DAY: "s.subject::text",
-    UsageGroup.BACKEND: "COALESCE(s.subject, '')",
-    UsageGroup.OUTCOME: "s.subject::text",
-}
-_SUBJECTS: Final = {
-    UsageGroup.TENANT: "u.tenant_id",
-    UsageGroup.KEY: "u.key_id",
-    UsageGroup.MODEL: "u.model",
-    UsageGroup.DAY: "(u.started_at AT TIME ZONE 'UTC')::date",
-    UsageGroup.BACKEND: "u.backend",
-    UsageGroup.OUTCOME: "u.outcome",
-}
 
 
 class UsageRows:
@@ -90,19 +74,7 @@ class UsageRows:
         tenant_id
             Whose requests; None means everybody's, which is for operators.
         """
-        statement = _summary(group_by, of_one_tenant=tenant_id is not None)
-        values: dict[str, object] = {
-            "since": since,
-            "until": until,
-            "first_month": since.date().replace(day=1),
-            "last_month": until.date().replace(day=1),
-        }
-        if tenant_id is not None:
-            values["tenant_id"] = tenant_id
-        async with self._engine.connect() as connection:
-            found = (await connection.execute(statement, values)).all()
-        *lines, total = (_line(row) for row in found)
-        return UsageReport(tuple(lines), total)
+        return await read_report(self._engine, group_by, since=since, until=until, tenant_id=tenant_id)
 
 
 def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:
@@ -146,38 +118,3 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "ended_at": settlement.ended_at,
         "client_request_id": admission.client_request_id,
     }
-
-
-def _summary(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:
-    # The period is the partition key: without it every month would be read. GROUPING SETS adds the total.
-    return text(f"""
-        SELECT CASE WHEN s.is_total THEN 'total' ELSE {_LABELS[group_by]} END AS label, s.*
-        FROM (
-            SELECT {_SUBJECTS[group_by]} AS subject, GROUPING({_SUBJECTS[group_by]}) = 1 AS is_total,
-                count(*) AS requests,
-                COALESCE(sum(u.tokens_in), 0)::bigint AS tokens_in,
-                COALESCE(sum(u.tokens_out), 0)::bigint AS tokens_out,
-                COALESCE(sum(u.tokens_cached), 0)::bigint AS tokens_cached,
-                count(*) FILTER (WHERE u.estimated) AS estimated_requests,
-                COALESCE(sum(COALESCE(u.load_us, 0) + COALESCE(u.prompt_us, 0) + COALESCE(u.eval_us, 0)), 0)
-                    ::bigint AS busy_us
-            FROM usage_records AS u
-            WHERE u.started_at >= :since AND u.started_at < :until
-              AND u.period >= :first_month AND u.period <= :last_month
-              {"AND u.tenant_id = :tenant_id" if of_one_tenant else ""}
-            GROUP BY GROUPING SETS (({_SUBJECTS[group_by]}), ())
-        ) AS s
-        ORDER BY s.is_total, label
-    """)  # noqa: S608 - fragments of this module, chosen by an enum  # nosec B608
-
-
-def _line(row: Row[Any]) -> UsageSum:
-    return UsageSum(
-        label=row.label,
-        requests=row.requests,
-        tokens_in=row.tokens_in,
-        tokens_out=row.tokens_out,
-        tokens_cached=row.tokens_cached,
-        estimated_requests=row.estimated_requests,
-        busy_us=row.busy_us,
-    )

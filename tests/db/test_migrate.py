@@ -1,6 +1,7 @@
 """The schema as the migrations leave it, and how migrating behaves when things go wrong."""
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -9,14 +10,21 @@ import pytest
 
 from db import migrate
 from db.migrate import MigrationRefused
+from db.postgres import create_engine
+from db.usage import UsageRows
+from db.usage_roll_ups import UsageRollUps
+from tests.support.ledger_records import DAY, record
 from tests.support.servers import Databases
 
-TABLES = ["api_keys", "audit_events", "key_limits", "model_grants", "revocations", "tenant_limits", "tenants"]
+TABLES = [
+    *("api_keys", "audit_events", "key_limits", "model_grants", "revocations", "tenant_limits", "tenants"),
+    *("usage_daily", "usage_hourly", "usage_pruned_months", "usage_records", "usage_touched_hours"),
+]
 BROKEN = """
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "after_head"
+down_revision = "{head}"
 branch_labels = None
 depends_on = None
 
@@ -28,6 +36,18 @@ def upgrade():
 
 def downgrade():
     pass
+""".replace("{head}", migrate.head())
+
+SCHEMA = """
+    SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
+        SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+        UNION ALL SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE NOT t.tgisinternal
+        UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default)
+            FROM information_schema.columns WHERE table_schema = 'public'
+        UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(c.oid)
+            FROM pg_constraint c WHERE c.connamespace = 'public'::regnamespace
+    ) AS found (line)
 """
 
 
@@ -41,13 +61,13 @@ def scripts(tmp_path: Path) -> Path:
     )
 
 
-async def test_the_schema_has_the_eight_tables(sql: asyncpg.Connection) -> None:
+async def test_the_schema_has_its_tables(sql: asyncpg.Connection) -> None:
     found = await sql.fetch(
         "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace"
         " AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> 'alembic_version' ORDER BY 1"
     )
 
-    assert [row[0] for row in found] == [*TABLES, "usage_records"]
+    assert [row[0] for row in found] == TABLES
 
 
 async def test_the_schema_has_the_three_enums(sql: asyncpg.Connection) -> None:
@@ -83,7 +103,9 @@ async def test_no_drift_after_migrating(database_url: str) -> None:
 
 
 async def test_an_empty_database_is_reported_as_drift(empty_database_url: str) -> None:
-    assert await migrate.check(empty_database_url) == ("revision is none, this release wants 0001",)
+    assert await migrate.check(empty_database_url) == (
+        f"revision is none, this release wants {migrate.head()}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +136,7 @@ async def test_a_changed_schema_is_reported_as_drift(
 async def test_down_and_up_again_ends_without_drift(empty_database_url: str) -> None:
     await migrate.upgrade(empty_database_url)
     assert await migrate.downgrade(empty_database_url, "base") == "base"
-    assert await migrate.upgrade(empty_database_url) == "0001"
+    assert await migrate.upgrade(empty_database_url) == migrate.head()
 
     assert await migrate.check(empty_database_url) == ()
 
@@ -132,6 +154,35 @@ async def test_downgrading_leaves_nothing_of_ours(empty_database_url: str, postg
     assert left == "alembic_version"
 
 
+async def test_undoing_the_sums_of_usage_leaves_the_schema_before_them(
+    empty_database_url: str, postgres: Databases, scripts: Path
+) -> None:
+    (scripts / "versions" / "0002_roll_ups.py").unlink()
+    await migrate.upgrade(empty_database_url, scripts=scripts)
+    never_upgraded = postgres.execute(SCHEMA, url=empty_database_url)
+    await migrate.upgrade(empty_database_url)
+    upgraded = postgres.execute(SCHEMA, url=empty_database_url)
+    await migrate.downgrade(empty_database_url, "0001")
+
+    assert never_upgraded != upgraded
+    assert postgres.execute(SCHEMA, url=empty_database_url) == never_upgraded
+
+
+async def test_usage_written_before_there_were_sums_is_summed(empty_database_url: str, scripts: Path) -> None:
+    """The release before this one writes on while and after the database is upgraded."""
+    (scripts / "versions" / "0002_roll_ups.py").unlink()
+    await migrate.upgrade(empty_database_url, scripts=scripts)
+    engine = create_engine(empty_database_url, application_name="test")
+    rows, roll_ups = UsageRows(engine), UsageRollUps(engine)
+    await rows.insert_batch([record(DAY), record(DAY + timedelta(hours=30))])
+    await migrate.upgrade(empty_database_url)
+    await rows.insert_batch([record(DAY + timedelta(hours=60))])
+    touched = await roll_ups.touched()
+    await engine.dispose()
+
+    assert [(hour - DAY) // timedelta(hours=1) for hour in touched] == [0, 30, 60]
+
+
 async def test_six_replicas_may_migrate_at_once(empty_database_url: str) -> None:
     reached: list[str] = []
 
@@ -142,34 +193,32 @@ async def test_six_replicas_may_migrate_at_once(empty_database_url: str) -> None
         for _ in range(6):
             replicas.start_soon(replica)
 
-    assert reached == ["0001"] * 6
+    assert reached == [migrate.head()] * 6
 
 
 async def test_a_failing_migration_leaves_nothing(
     database_url: str, sql: asyncpg.Connection, scripts: Path
 ) -> None:
-    (scripts / "versions" / "0002_broken.py").write_text(BROKEN)
+    (scripts / "versions" / "broken.py").write_text(BROKEN)
 
     with pytest.raises(Exception, match="division by zero"):
         await migrate.upgrade(database_url, scripts=scripts)
 
-    assert await migrate.current(database_url) == "0001"
+    assert await migrate.current(database_url) == migrate.head()
     assert await sql.fetchval("SELECT to_regclass('half_done')") is None
 
 
 async def test_a_migration_gives_way_to_traffic_that_holds_its_table(
     database_url: str, sql: asyncpg.Connection, scripts: Path
 ) -> None:
-    (scripts / "versions" / "0002_broken.py").write_text(
-        BROKEN.replace("SELECT 1 / 0", "DROP TABLE key_limits")
-    )
+    (scripts / "versions" / "broken.py").write_text(BROKEN.replace("SELECT 1 / 0", "DROP TABLE key_limits"))
 
     async with sql.transaction():
         await sql.execute("SELECT FROM key_limits")
         with pytest.raises(Exception, match="lock timeout"):
             await migrate.upgrade(database_url, scripts=scripts, lock_timeout_s=0.05)
 
-    assert await migrate.current(database_url) == "0001"
+    assert await migrate.current(database_url) == migrate.head()
 
 
 async def test_a_newer_database_is_left_alone(database_url: str, sql: asyncpg.Connection) -> None:
