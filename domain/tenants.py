@@ -85,6 +85,7 @@ class GrantUnknown(ControlError):  # noqa: N818
 
     def __init__(self, pattern: str) -> None:
         super().__init__(f"there is no grant {pattern!r} here")
+        self.pattern = pattern
 
 
 class Actor(msgspec.Struct, frozen=True):
