@@ -90,14 +90,12 @@ class Endpoint:
             await self._refuse(downstream, refusal)
         except ClientLeft:
             downstream.status = CLIENT_CLOSED_STATUS
-        except AnswerCut:  # told by an unfinished connection; why is in the log already
-            raise
-        except Exception as fault:
+        except AnswerCut:
+            pass  # why is in the log already
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the trace
             _log.exception(
                 "request_failed", request_id=call.request_id_text.decode(), route=self._route.template
             )
-            if downstream.started:
-                raise
             await self._refuse(downstream, fault)
         finally:
             self._metrics.answered(downstream.status)
@@ -123,5 +121,8 @@ class Endpoint:
         return handler
 
     async def _refuse(self, downstream: Downstream, error: Exception) -> None:
+        """Tell the client, unless an answer has begun: the server then closes the connection, unfinished as it is."""
+        if downstream.started:
+            return
         problem = problem_of(error)
         await downstream.answer(problem.status, JSON, render(problem, self._route.family), problem.headers)
