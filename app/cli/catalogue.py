@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from db.settings import RedisSettings
     from domain.model_table import BackendState, HostedModel, ModelTable
 
+_TIMEOUT_MS = 2000
+
 
 class ModelLine(msgspec.Struct, frozen=True):
     """One model on one backend."""
@@ -90,12 +92,13 @@ async def list_models(*, common: Common = COMMON) -> None:
 
 async def _read(settings: "RedisSettings") -> "tuple[ModelTable | None, int]":
     from redis.exceptions import AuthenticationError, RedisError
+    from redis.exceptions import TimeoutError as RedisTimeout
 
-    from db.redis.connection import connect_patient
+    from db.redis.connection import connect_hot
     from db.redis.model_table_read import ModelTableReader
 
     where = store_address(settings.redis_url.get_secret_value())
-    redis = connect_patient(settings.redis_url)
+    redis = connect_hot(settings.redis_url, timeout_ms=_TIMEOUT_MS)
     try:
         reader = ModelTableReader(redis)
         return await reader.read_table(), await reader.size_bytes()
@@ -105,6 +108,8 @@ async def _read(settings: "RedisSettings") -> "tuple[ModelTable | None, int]":
         ) from None
     except AuthenticationError:
         raise CommandFailed(f"Redis at {where} refused the password of REDIS_URL.") from None
+    except (RedisTimeout, TimeoutError):
+        raise CommandFailed(f"Redis at {where} did not answer in time.") from None
     except OSError as exc:
         raise CommandFailed(f"Redis at {where} cannot be reached: {reason(exc)}.") from None
     except RedisError as exc:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from app.cli.failure import CommandFailed, InputRefused
 from app.cli.options import COMMON, Common
-from app.cli.output import NOTHING, Table, moment, say, show_json, show_table
+from app.cli.output import Table, moment, say, show_json, show_table
 from app.cli.people import actor, find_tenant
 from app.cli.place import environment, gateway_url, load, open_database
 
@@ -28,6 +28,7 @@ Example: `neuronetz-gateway keys create laptop --tenant research`
 """,
 )
 
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _PREFIX = re.compile(r"nnga?_[0-9A-Za-z]{8}")
 
 
@@ -82,7 +83,8 @@ async def create(
     admin
         Make a key for operators instead of one for a tenant.
     expires
-        Last moment it works, as 2027-06-30 or 2027-06-30T12:00 (UTC unless it says otherwise).
+        Last day it works, which counts whole, or the moment it ends: 2027-06-30, 2027-06-30T12:00 (UTC unless
+        it says otherwise).
     network
         Only callers from there may use it, such as 10.0.0.0/8; may be repeated.
     """
@@ -145,8 +147,8 @@ async def list_(*, tenant: str | None = None, admin: bool = False, common: Commo
     if not lines:
         say("There are no such keys yet:", f"  {common.command('keys create NAME --tenant SLUG')}")
         return
-    headings = ("prefix", "name", "owner", "status", "created (UTC)", "expires (UTC)", "last used (UTC)")
-    show_table(Table((*headings, "networks"), [_row(line) for line in lines]))
+    headings = ("prefix", "name", "owner", "status", "created", "expires (UTC)", "last used (UTC)", "from")
+    show_table(Table(headings, [_row(line) for line in lines]))
 
 
 @app.command
@@ -253,10 +255,10 @@ def _row(line: KeyLine) -> Sequence[str]:
         line.name,
         line.tenant or "(admin)",
         line.status,
-        moment(line.created_at),
+        f"{line.created_at.astimezone(UTC):%Y-%m-%d}",
         moment(line.expires_at),
         moment(line.last_used_at),
-        ", ".join(line.allowed_networks) or NOTHING,
+        ", ".join(line.allowed_networks) or "anywhere",
     )
 
 
@@ -276,7 +278,9 @@ def _check_owner(tenant: str | None, *, admin: bool) -> None:
 def _expiry(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        if _DAY.fullmatch(text):
+            at += timedelta(days=1)
+    except (ValueError, OverflowError):
         raise InputRefused(f"{text!r} is no date; write it as 2027-06-30 or 2027-06-30T12:00.") from None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     if at <= datetime.now(UTC):

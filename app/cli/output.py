@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from shutil import get_terminal_size
+from typing import Any, Final, Literal
 
-NOTHING = "-"
+NOTHING: Final = "-"
+_GAP: Final = "  "
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,12 @@ def show_json(value: Any) -> None:
 
 def show_table(table: Table) -> None:
     """Print a table the way its reader can use it."""
-    if sys.stdout.isatty():
+    lines = plain_lines(table)
+    if sys.stdout.isatty() and max(map(len, lines)) + len(table.headings) < get_terminal_size().columns:
         _show_bordered(table)
         return
-    for line in plain_lines(table):
+    # Also on a terminal too narrow for it: wrapped lines are whole, squeezed cells are not.
+    for line in lines:
         print(line)
 
 
@@ -45,7 +49,7 @@ def plain_lines(table: Table) -> list[str]:
     rows = [table.headings, *table.rows, *(() if table.total is None else (table.total,))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.headings))]
     return [
-        "  ".join(
+        _GAP.join(
             cell.rjust(widths[column]) if column in table.numbers else cell.ljust(widths[column])
             for column, cell in enumerate(row)
         ).rstrip()
@@ -59,15 +63,13 @@ def _show_bordered(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    bordered = RichTable(box=box.SIMPLE_HEAD, show_footer=table.total is not None)
+    bordered = RichTable(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_footer=table.total is not None
+    )
     footer = table.total or [""] * len(table.headings)
     for column, heading in enumerate(table.headings):
-        bordered.add_column(
-            heading,
-            Text(footer[column]),
-            justify="right" if column in table.numbers else "left",
-            overflow="fold",
-        )
+        justify: Literal["left", "right"] = "right" if column in table.numbers else "left"
+        bordered.add_column(heading, Text(footer[column]), justify=justify)
     for row in table.rows:
         # As Text, so that no name is taken for markup.
         bordered.add_row(*(Text(cell) for cell in row))

@@ -55,7 +55,7 @@ async def probe_ollama(
         headings = ("backend", "address", "token", "version", "models")
         show_table(Table(headings, [_row(each) for each in probes]))
         if failed:
-            say(f"{count_of(failed, 'backend')} of {len(probes)} failed.")
+            say(f"{failed} of {count_of(len(probes), 'backend')} failed.")
     return FAILED if failed else 0
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.settings import MigrateSettings
 from app.settings import AppSettings, Surface, load_app_settings
-from db.settings import SettingsError, documented_variables, is_secret
+from db.settings import EnvSettings, SettingsError, documented_variables, is_secret, load_settings
 from worker.settings import WorkerSettings, load_worker_settings
 
 SAMPLE = Path(__file__).parents[2] / ".env.sample"
-KINDS = (AppSettings, WorkerSettings)
+KINDS = (AppSettings, WorkerSettings, MigrateSettings)
 SECRET = "hunter2-hunter2"
 REQUIRED = {
     "DATABASE_URL": f"postgresql://gateway:{SECRET}@db.internal/gateway",
@@ -21,6 +22,14 @@ REQUIRED = {
 }
 VARIABLES = sorted({name for kind in KINDS for name, _ in documented_variables(kind)})
 SECRETS = sorted({name for kind in KINDS for name, field in documented_variables(kind) if is_secret(field)})
+
+
+BASE = {**REQUIRED, "GATEWAY_JOURNAL_DIR": "/var/lib/neuronetz-gateway/journal"}
+
+
+def kinds_reading(name: str) -> tuple[type[EnvSettings], ...]:
+    """Return the kinds of settings that read a variable."""
+    return tuple(kind for kind in KINDS if name in dict(documented_variables(kind)))
 
 
 def sample_lines() -> Iterator[tuple[str, str, str]]:
@@ -90,20 +99,24 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     value = {
         "OLLAMA_BACKENDS": '[{"name": "a", "base_url": "http://a:1"}]',
         "DATABASE_DIRECT_URL": REQUIRED["DATABASE_URL"],
+        "GATEWAY_ADMIN_KEY_DIGEST": f"nnga_0123abcd p1 {'0f' * 32}",
     }.get(name, REQUIRED.get(name, SECRET))
     file = tmp_path / "secret"
     file.write_text(value + "\n")
 
-    from_file = load_app_settings({**REQUIRED, name: "", f"{name}_FILE": str(file)})
+    for kind in kinds_reading(name):
+        from_file = load_settings(kind, {**BASE, name: "", f"{name}_FILE": str(file)})
 
-    assert from_file == load_app_settings({**REQUIRED, name: value})
+        assert from_file == load_settings(kind, {**BASE, name: value})
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_given_twice_is_refused(name: str) -> None:
-    sentence = refusal({name: SECRET, f"{name}_FILE": "/run/secrets/x"})
+    for kind in kinds_reading(name):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(kind, {**BASE, name: SECRET, f"{name}_FILE": "/run/secrets/x"})
 
-    assert sentence == f"{name} and {name}_FILE are both set; keep one of them."
+        assert str(caught.value) == f"{name} and {name}_FILE are both set; keep one of them."
 
 
 def test_an_unreadable_secret_file_is_named_by_its_variable_only() -> None:
