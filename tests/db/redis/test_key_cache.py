@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from db.redis.connection import connect_hot
 from db.redis.key_cache import TTL_S, CachedPrincipal, RedisKeyCache
-from domain.values import Principal, Rights
+from domain.values import OptionPolicies, OptionRule, PolicyAction, Principal, Rights
 from tests.support.principals import principal
 from tests.support.scripted_backend import closed_port
 
@@ -30,7 +30,16 @@ def cache(redis: Redis) -> RedisKeyCache:
 
 
 FULL = msgspec.structs.replace(
-    principal(rights=Rights(patterns=("qwen3:*",)), key_rights=Rights(allow_all_models=True)),
+    principal(
+        rights=Rights(patterns=("qwen3:*",)),
+        key_rights=Rights(allow_all_models=True),
+        option_policies=OptionPolicies(
+            tenant={"num_predict": OptionRule(PolicyAction.CLAMP, maximum=50, value=20)},
+            tenant_grants={"qwen3:*": {"keep_alive": OptionRule(PolicyAction.SET, value="5m")}},
+            key={"think": OptionRule(PolicyAction.SET, value=False)},
+            key_grants={},
+        ),
+    ),
     expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     allowed_networks=("10.0.0.0/8", "2001:db8::/32"),
 )
@@ -73,6 +82,10 @@ async def test_the_newest_entry_stands(cache: RedisKeyCache) -> None:
         msgspec.msgpack.encode(CachedPrincipal(FULL, 1)).replace(b"acme", b"\xff\xfe\xfd\xfc"),
         msgspec.msgpack.encode(CachedPrincipal(FULL, 1)).replace(b"inference", b"superuser"),
         msgspec.msgpack.encode(CachedPrincipal(FULL, 1))[:-1],
+        msgspec.msgpack.encode(CachedPrincipal(FULL, 1)).replace(b"clamp", b"champ"),
+        msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(
+            b"option_policies", b"opinion_polices"
+        ),
         b"\x81\xa1x" + b"\x91" * 100_000,
     ],
 )
