@@ -71,7 +71,7 @@ class Metrics:
             registry=self.registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.dropped_fields = Counter(
-            "nng_dropped_request_fields", "Unknown request fields that were not forwarded.", ["route"],
+            "nng_dropped_request_fields", "Request fields that were not forwarded: unknown, or against policy.", ["route"],
             registry=self.registry,
         )  # fmt: skip
 
