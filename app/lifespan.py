@@ -134,7 +134,7 @@ async def running_gateway(
             exchanges.watch_writes,
             bodies.sweep,
             early_poll.run,
-            metrics.keep_flushing,
+            gateway.keep_metrics,
         ):
             stack.push_async_callback(_cancelled, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))

@@ -1,6 +1,5 @@
 """What the app process measures. Labels are bounded: routes, backends and outcomes, never keys or paths."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,6 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from domain.usage import UsageOutcome
 
-FLUSH_INTERVAL_S: Final = 1.0
 _LAG_SECONDS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -99,12 +97,6 @@ class Metrics:
         pending, self._pending = self._pending, {}
         for (counter, labels), amount in pending.items():
             counter.labels(*labels).inc(amount)
-
-    async def keep_flushing(self) -> None:
-        """Flush every second, for ever, so that another process's scrape is at most that old."""
-        while True:
-            await asyncio.sleep(FLUSH_INTERVAL_S)
-            self.flush()
 
     def exposition(self) -> bytes:
         """Return all figures in the Prometheus text format, of all app processes if they share a directory."""

@@ -1,5 +1,6 @@
 """What the stages of a request work with: built once per process, passed explicitly."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ from domain.usage import Settlement
 from domain.values import Principal, Role
 
 MAX_COMPILED_RIGHTS: Final = 100_000
+METRICS_INTERVAL_S: Final = 1.0
 
 
 class _Compiled(NamedTuple):
@@ -162,6 +164,13 @@ class Gateway:
     def count_failover(self, backend: str) -> None:
         """Count that a request moved on from `backend`."""
         self.metrics.add(self.metrics.failovers, (backend,))
+
+    async def keep_metrics(self) -> None:
+        """Bring all figures up to date every second, for ever, for scrapes that another process answers."""
+        while True:
+            await asyncio.sleep(METRICS_INTERVAL_S)
+            self.refresh_metrics()
+            self.metrics.flush()
 
     def refresh_metrics(self) -> None:
         """Bring the figures up to date that are read rather than counted."""

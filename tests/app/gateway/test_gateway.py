@@ -1,0 +1,212 @@
+"""The look-ups every route shares, and what of them is worked out once only."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.gateway.body import Bodies
+from app.gateway.call import Call
+from app.gateway.catalogue import Catalogue
+from app.gateway.client_address import TrustedProxies
+from app.gateway.cooldown import Cooldown
+from app.gateway.exchanges import Exchanges
+from app.gateway.gateway import Gateway, first_of_month
+from app.gateway.journal.ledger import LedgerState
+from app.metrics import Metrics
+from domain.errors import Unauthenticated
+from domain.keys import PepperRing, mint, mint_pepper
+from domain.model_names import canonical
+from domain.model_table import BackendCondition, ModelTable
+from domain.ports import OpenEntry
+from domain.usage import Admission
+from domain.values import Principal, Rights, Role
+from tests.support.principals import principal
+from tests.support.tables import backend, config_digests, hosted, table
+from tests.support.waiting import until
+
+PEPPERS = PepperRing.parse(mint_pepper("p1"))
+LEDGER = LedgerState(
+    is_full=False,
+    open_records=3,
+    unconfirmed_records=4,
+    unshipped_records=0,
+    oldest_unconfirmed_age_s=0.0,
+    ring_bytes_free=1,
+    adopted_journals=0,
+)
+KEY = mint(Role.INFERENCE).reveal().encode()
+
+
+class Keys:
+    """One key, in memory."""
+
+    def __init__(self) -> None:
+        self.owner: Principal | None = principal()
+
+    def remembered(self, digest: bytes) -> Principal | None:
+        return self.owner if digest == PEPPERS.digests(KEY)[0] else None
+
+    async def find_by_digest(self, digests: tuple[bytes, ...]) -> Principal | None:
+        return self.remembered(digests[0])
+
+
+class Reader:
+    """A table that is simply there."""
+
+    def __init__(self) -> None:
+        self.table = table()
+
+    async def read_version(self) -> int:
+        return self.table.version
+
+    async def read_table(self) -> ModelTable:
+        return self.table
+
+    def changes(self) -> Any:
+        raise AssertionError("nobody listens here")
+
+
+class NoLedger:
+    """No request is admitted in these tests."""
+
+    def open(self, admission: Admission) -> OpenEntry:
+        raise AssertionError(f"unexpected: {admission}")
+
+
+class World:
+    """A gateway with one key and two backends."""
+
+    def __init__(self) -> None:
+        self.keys = Keys()
+        self.reader = Reader()
+        self.metrics = Metrics()
+        cooldown = Cooldown()
+        catalogue = Catalogue(reader=self.reader, config_digests=config_digests("a", "b"), cooldown=cooldown)
+        self.gateway = Gateway(
+            keys=self.keys,
+            peppers=PEPPERS,
+            proxies=TrustedProxies(["10.0.0.1"]),
+            catalogue=catalogue,
+            upstreams={},
+            cooldown=cooldown,
+            ledger=NoLedger(),
+            exchanges=Exchanges(write_timeout_s=30),
+            metrics=self.metrics,
+            request_poll=lambda: None,
+            bodies=Bodies(max_bytes=100, base_timeout_s=10),
+            default_output_cap=4096,
+            ledger_state=lambda: LEDGER,
+        )
+
+    async def show(self, *states: Any, version: int = 1) -> None:
+        self.reader.table = table(*states, version=version)
+        await self.gateway.catalogue.refresh()
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+def call(key: bytes = KEY, *, peer: str = "10.0.0.1", forwarded_for: bytes = b"1.2.3.4") -> Call:
+    headers = ((b"x-api-key", key), (b"x-forwarded-for", forwarded_for), (b"x-real-ip", b"9.9.9.9"))
+    return Call(method="GET", raw_path=b"/api/tags", headers=headers, peer=peer, started=0.0)
+
+
+async def test_a_key_gives_its_principal(world: World) -> None:
+    assert await world.gateway.principal(call()) is world.keys.owner
+
+
+async def test_another_key_is_refused(world: World) -> None:
+    with pytest.raises(Unauthenticated):
+        await world.gateway.principal(call(mint(Role.INFERENCE).reveal().encode()))
+
+
+async def test_t14_networks_are_checked_against_the_hop_that_the_proxy_saw(world: World) -> None:
+    world.keys.owner = msgspec.structs.replace(principal(), allowed_networks=("1.2.3.0/24",))
+
+    assert await world.gateway.principal(call()) is world.keys.owner
+    for spoofed in (call(peer="8.8.8.8"), call(forwarded_for=b"1.2.3.4, 8.8.8.8"), call(forwarded_for=b"")):
+        with pytest.raises(Unauthenticated):
+            await world.gateway.principal(spoofed)
+
+
+async def test_t14_a_real_ip_header_is_never_believed(world: World) -> None:
+    world.keys.owner = msgspec.structs.replace(principal(), allowed_networks=("9.9.9.9/32",))
+
+    with pytest.raises(Unauthenticated):
+        await world.gateway.principal(call())
+
+
+async def test_a_principal_is_current_until_memory_holds_another(world: World) -> None:
+    asked = call()
+    found = await world.gateway.principal(asked)
+    assert world.gateway.is_current(found, asked)
+
+    world.keys.owner = msgspec.structs.replace(found)
+
+    assert not world.gateway.is_current(found, asked)
+
+
+async def test_rights_are_compiled_once_and_again_when_the_key_was_read_again(world: World) -> None:
+    before = principal(rights=Rights(patterns=("m:1",)))
+    after = msgspec.structs.replace(before, tenant_rights=Rights(patterns=("m:2",)))
+    m1, m2 = canonical("m:1"), canonical("m:2")
+    assert m1
+    assert m2
+
+    first = world.gateway.rights(before)
+    assert world.gateway.rights(before) is first
+    assert (first.permit(m1), first.permit(m2)) == (True, False)
+
+    second = world.gateway.rights(after)
+    assert (second.permit(m1), second.permit(m2)) == (False, True)
+
+
+async def test_lists_are_merged_once_per_snapshot(world: World) -> None:
+    await world.show(backend("a", hosted("m:1")))
+    first = world.gateway.listing()
+    assert world.gateway.listing() is first
+
+    await world.show(backend("a", hosted("m:2")), version=2)
+
+    assert list(world.gateway.listing().by_name) == ["m:2"]
+
+
+async def test_gauges_show_what_is_the_case_now(world: World) -> None:
+    await world.show(backend("a"), backend("b", condition=BackendCondition.SILENT), backend("foreign"))
+
+    world.gateway.refresh_metrics()
+
+    figures = world.metrics.exposition().decode()
+    assert 'nng_backend_up{backend="a"} 1.0' in figures
+    assert 'nng_backend_up{backend="b"} 0.0' in figures
+    assert "foreign" not in figures
+    assert "nng_journal_open_records 3.0" in figures
+    assert "nng_journal_unconfirmed_records 4.0" in figures
+    assert "nng_in_flight_requests 0.0" in figures
+
+
+async def test_figures_are_kept_up_to_date_for_scrapes_elsewhere(world: World) -> None:
+    keeping = asyncio.create_task(world.gateway.keep_metrics())
+    world.gateway.count_failover("a")
+
+    await until(lambda: "nng_journal_open_records 3.0" in world.metrics.exposition().decode(), within_s=5)
+
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+
+@pytest.mark.parametrize(
+    ("moment", "first"),
+    [
+        ("2026-11-30T23:59:59Z", "2026-11-01"),
+        ("2026-12-01T00:00:00Z", "2026-12-01"),
+        ("2024-02-29T12:00:00Z", "2024-02-01"),
+    ],
+)
+def test_the_accounting_period_is_the_month_in_utc(moment: str, first: str) -> None:
+    assert first_of_month(datetime.fromisoformat(moment).astimezone(UTC)).isoformat() == first
