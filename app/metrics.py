@@ -69,7 +69,7 @@ class Metrics:
             registry=self.registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.dropped_fields = Counter(
-            "nng_dropped_request_fields", "Request fields that were not forwarded: unknown, or against policy.", ["route"],
+            "nng_dropped_request_fields", "Request fields not forwarded: unknown, or against policy.", ["route"],
             registry=self.registry,
         )  # fmt: skip
 
