@@ -1,0 +1,163 @@
+"""The figures, and how they are shown."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bench.load import Counts
+
+REFERENCE = "nginx"
+SUBJECT = "gateway"
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The rounds of one target."""
+
+    median: float
+    low: float
+    high: float
+    rounds: tuple[float, ...]
+
+
+class Measure:
+    """One figure of every target, round by round."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rounds: dict[str, list[float]] = {}
+
+    def add(self, target: str, value: float) -> None:
+        """Add the value of one round."""
+        self.rounds.setdefault(target, []).append(value)
+
+    def summary(self, target: str) -> Summary | None:
+        """Return the rounds of a target in short, None if it has none."""
+        rounds = self.rounds.get(target)
+        if not rounds:
+            return None
+        return Summary(statistics.median(rounds), min(rounds), max(rounds), tuple(rounds))
+
+    def ratio(self, target: str, to: str = REFERENCE) -> Summary | None:
+        """Return a target's rounds divided by the same rounds of another one."""
+        pairs = zip(self.rounds.get(target, ()), self.rounds.get(to, ()), strict=False)
+        ratios = Measure("")
+        for ours, theirs in pairs:
+            if theirs > 0:
+                ratios.add(target, ours / theirs)
+        return ratios.summary(target)
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where it was measured. `load` is the system's average over a minute, before the first round."""
+
+    cpu: str
+    cores: int
+    system: str
+    python: str
+    load: float
+    at: datetime
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cpu}, {self.cores} cores, {self.system}, Python {self.python}, "
+            f"load before {self.load:.2f}, {self.at:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def this_machine() -> Machine:
+    """Describe the machine as it is now."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        system=f"{platform.system()} {platform.release().partition('-')[0]}",
+        python=platform.python_version(),
+        load=os.getloadavg()[0],
+        at=datetime.now(UTC),
+    )
+
+
+class Results:
+    """Everything that was measured."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.measures: dict[str, Measure] = {}
+        self.answered: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+
+    def measure(self, name: str) -> Measure:
+        """Return the measure of that name; a new one at first."""
+        return self.measures.setdefault(name, Measure(name))
+
+    def count(self, target: str, counts: Counts) -> None:
+        """Note how many requests were answered, and how many were not as they should be."""
+        self.answered[target] = self.answered.get(target, 0) + counts.answered
+        self.failed[target] = self.failed.get(target, 0) + counts.failed
+
+    @property
+    def failures(self) -> int:
+        """Answers that were no 2xx, broke off, or never came."""
+        return sum(self.failed.values())
+
+
+def as_json(results: Results, targets: Sequence[str]) -> bytes:
+    """Return everything, for a machine."""
+    measures = {
+        measure.name: {
+            name: {
+                "value": summary,
+                f"ratio to {REFERENCE}": measure.ratio(name) if REFERENCE in targets else None,
+            }
+            for name in targets
+            if (summary := measure.summary(name)) is not None
+        }
+        for measure in results.measures.values()
+    }
+    document = {
+        "machine": results.machine,
+        "answered": results.answered,
+        "failed": results.failed,
+        "measures": measures,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def as_table(results: Results, targets: Sequence[str]) -> str:
+    """Return a table for people: medians, with the lowest and the highest round behind them."""
+    rows = [["", *targets, *([f"{SUBJECT} / {REFERENCE}"] if REFERENCE in targets else [])]]
+    for measure in results.measures.values():
+        row = [measure.name, *(_cell(measure.summary(name)) for name in targets)]
+        if REFERENCE in targets:
+            row.append(_cell(measure.ratio(SUBJECT)))
+        rows.append(row)
+    rows.append(["answered", *(f"{results.answered.get(name, 0):,}" for name in targets)])
+    rows.append(["failed (not 2xx, broken, lost)", *(str(results.failed.get(name, 0)) for name in targets)])
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
+    return "\n".join([str(results.machine), "", *(line.rstrip() for line in lines)])
+
+
+def _cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "-"
+    if len(summary.rounds) == 1:
+        return _figure(summary.median)
+    return f"{_figure(summary.median)} ({_figure(summary.low)}-{_figure(summary.high)})"
+
+
+def _figure(value: float) -> str:
+    if value >= 100:  # noqa: PLR2004 - from here on decimals are noise
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
