@@ -23,3 +23,6 @@ class JobOrder(msgspec.Struct, frozen=True):
 DISCOVERY_POLL: Final = JobOrder("discovery.poll", key="discovery.poll", timeout_s=360, heartbeat_s=3)
 REVOCATION_FANOUT: Final = JobOrder("revocation.fanout", key="revocation.fanout", timeout_s=10, heartbeat_s=3)
 USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=60, heartbeat_s=3)
+USAGE_ROLL_UP: Final = JobOrder("usage.roll_up", key="usage.roll_up", timeout_s=600, heartbeat_s=3)
+USAGE_PRUNE: Final = JobOrder("usage.prune", key="usage.prune", timeout_s=600, heartbeat_s=3)
+KEYS_EXPIRE: Final = JobOrder("keys.expire", key="keys.expire", timeout_s=10, heartbeat_s=3)

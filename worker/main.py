@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.key_expiry import announce_expired_keys
 from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
 from db.postgres import create_engine
@@ -23,15 +24,25 @@ from db.redis.model_table_write import ModelTableWriter
 from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationAnnouncer
 from db.redis.usage_stream import AccountingStream
+from db.retention import Retention
 from db.revocation_mirror import MirrorSource, RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
 from db.usage import UsageRows
-from domain.jobs import DISCOVERY_POLL, REVOCATION_FANOUT, USAGE_ACCOUNT
+from db.usage_roll_ups import UsageRollUps
+from domain.jobs import (
+    DISCOVERY_POLL,
+    KEYS_EXPIRE,
+    REVOCATION_FANOUT,
+    USAGE_ACCOUNT,
+    USAGE_PRUNE,
+    USAGE_ROLL_UP,
+)
 from worker.health import HealthPage
 from worker.job_table import JobSpec, saq_function
 from worker.jobs.discovery import Discovery
 from worker.jobs.revocation import Fanout
+from worker.jobs.upkeep import expire_keys, prune, roll_up
 from worker.jobs.usage import account
 from worker.listener import RevocationListener
 from worker.saq_worker import GatewayWorker
@@ -42,6 +53,13 @@ from worker.ticker import Ticker
 ACCOUNT_INTERVAL_S: Final = 1.0
 # The listener orders the fanout at every notification; this finds what no notification told.
 RECONCILE_INTERVAL_S: Final = 5.0
+ROLL_UP_INTERVAL_S: Final = 3600.0
+PRUNE_INTERVAL_S: Final = 86_400.0
+EXPIRE_INTERVAL_S: Final = 60.0
+
+# The sums of a busy hour, and the rows of a busy month, take longer than anybody may wait for an answer.
+UPKEEP_STATEMENT_S: Final = 60.0
+UPKEEP_CONNECTIONS: Final = 2
 
 _log = structlog.get_logger()
 
@@ -80,10 +98,20 @@ async def serve(settings: WorkerSettings) -> None:
             statement_timeout_s=settings.postgres_timeout_s,
         )
         stack.push_async_callback(engine.dispose)
+        upkeep_engine = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway upkeep",
+            pool_size=UPKEEP_CONNECTIONS,
+            statement_timeout_s=UPKEEP_STATEMENT_S,
+        )
+        stack.push_async_callback(upkeep_engine.dispose)
         discovery = await stack.enter_async_context(open_discovery(settings, redis))
         queue = GatewayQueue(redis)
         stack.push_async_callback(queue.disconnect)
-        jobs = job_table(settings, discovery=discovery, engine=engine, redis=redis)
+        jobs = (
+            *job_table(settings, discovery=discovery, engine=engine, redis=redis),
+            *upkeep_jobs(settings, engine=upkeep_engine),
+        )
         page = await _open_health_page(settings, queue)
         stack.callback(page.close)
         await stack.enter_async_context(_ticking(jobs, redis, queue))
@@ -116,7 +144,7 @@ def open_discovery(settings: WorkerSettings, redis: Redis) -> Discovery:
 def job_table(
     settings: WorkerSettings, *, discovery: Discovery, engine: AsyncEngine, redis: Redis
 ) -> tuple[JobSpec, ...]:
-    """Return every job this process runs."""
+    """Return the jobs that requests and answers depend on."""
     sequence = Revocations(engine)
     return (
         JobSpec(
@@ -141,6 +169,33 @@ def job_table(
             functools.partial(account, stream=AccountingStream(redis), insert=UsageRows(engine).insert_batch),
             repeatable="rows are keyed by request id, and a batch is confirmed only after its commit",
             every_s=ACCOUNT_INTERVAL_S,
+        ),
+    )
+
+
+def upkeep_jobs(settings: WorkerSettings, *, engine: AsyncEngine) -> tuple[JobSpec, ...]:
+    """Return the jobs that time makes necessary. The engine allows statements of `UPKEEP_STATEMENT_S`."""
+    roll_ups = UsageRollUps(engine)
+    return (
+        JobSpec(
+            USAGE_ROLL_UP,
+            functools.partial(roll_up, roll_ups),
+            repeatable="the sums of an hour are replaced as a whole by what its rows say",
+            every_s=ROLL_UP_INTERVAL_S,
+        ),
+        JobSpec(
+            USAGE_PRUNE,
+            functools.partial(
+                prune, Retention(engine), roll_ups, keep_months=settings.usage_retention_months
+            ),
+            repeatable="a month that is there is not made again, one that is gone not dropped again",
+            every_s=PRUNE_INTERVAL_S,
+        ),
+        JobSpec(
+            KEYS_EXPIRE,
+            functools.partial(expire_keys, functools.partial(announce_expired_keys, engine)),
+            repeatable="each key remembers the expiry that was announced, in the transaction that announces it",
+            every_s=EXPIRE_INTERVAL_S,
         ),
     )
 

@@ -17,7 +17,7 @@ def _check_mirror(path: Path | None) -> Path | None:
 
 
 class WorkerSettings(SharedSettings):
-    """Discovery's rhythm, the mirror of the revocations, and the worker's own liveness endpoint."""
+    """Discovery's rhythm, the mirror of the revocations, retention, and the worker's own liveness endpoint."""
 
     discovery_interval_s: Annotated[
         float, Field(validation_alias="MODEL_DISCOVERY_INTERVAL_SECONDS", gt=0, le=86_400)
@@ -30,6 +30,9 @@ class WorkerSettings(SharedSettings):
     ] = 120.0
     revocation_mirror: Annotated[
         Path | None, AfterValidator(_check_mirror), Field(validation_alias="GATEWAY_REVOCATION_MIRROR")
+    ] = None
+    usage_retention_months: Annotated[
+        int | None, Field(validation_alias="GATEWAY_USAGE_RETENTION_MONTHS", ge=1, le=1200)
     ] = None
     health_host: Annotated[str, Field(validation_alias="GATEWAY_WORKER_HEALTH_HOST")] = "127.0.0.1"
     health_port: Annotated[int, Field(validation_alias="GATEWAY_WORKER_HEALTH_PORT", ge=0, le=65_535)] = 8001

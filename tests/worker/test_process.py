@@ -51,6 +51,12 @@ class WorkerProcess:
                     return self.lines[-1]
         raise AssertionError(f"the worker ended without {event}: {self.lines}")
 
+    async def failed(self, job: str) -> dict[str, Any]:
+        """Return the next failure of that job; without Postgres others fail as well."""
+        while (failure := await self.logged("job_failed"))["job"] != job:
+            pass
+        return failure
+
     def cpu_s(self) -> float:
         """Return the CPU seconds used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -209,10 +215,11 @@ async def test_a_hostile_job_harms_nobody(redis: Redis, redis_url: str) -> None:
     await queue.enqueue(GatewayJob(function="discovery.poll", kwargs={"url": "http://x"}, key="hostile-2"))
     await redis.rpush(queue.namespace("queued"), queue.job_id("nothing"))
     async with scripted_backend() as backend, worker(redis_url, OLLAMA_BASE_URL=backend.url) as running:
-        failures = [await running.logged("job_failed"), await running.logged("job_failed")]
+        hostile = {"os.system", "discovery.poll"}
+        while hostile:  # `logged` gives up if the worker does not refuse both
+            hostile.discard((await running.logged("job_failed"))["job"])
         table = await next_table(redis)
 
-    assert {failure["job"] for failure in failures} == {"os.system", "discovery.poll"}
     assert table.backends[0].condition is BackendCondition.OK
 
 
@@ -225,11 +232,10 @@ async def test_an_outage_of_postgres_is_said_every_time_but_explained_once(
         closed_port() as port,
         worker(redis_url, OLLAMA_BASE_URL=f"http://127.0.0.1:{port}") as running,
     ):
-        failures = [await running.logged("job_failed") for _ in range(3)]
+        failures = [await running.failed("usage.account") for _ in range(3)]
 
         assert await running.stop() < STOP_LIMIT_S
 
-    assert {failure["job"] for failure in failures} == {"usage.account"}
     assert ["exception" in failure for failure in failures] == [True, False, False]
 
 
