@@ -172,6 +172,8 @@ async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, ord
     if reason in {CutReason.CLIENT_GONE, CutReason.WRITE_STALLED}:
         tally.settle(UsageOutcome.CLIENT_CLOSED)
         raise ClientLeft
+    if tally.settlement is not None:
+        return  # the answer was complete: its last bytes are on their way, and nothing may follow them
     tally.settle(UsageOutcome.CUT)
     if not visit.downstream.started:
         late = _LATE_REFUSALS.get(reason)

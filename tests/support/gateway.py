@@ -195,8 +195,18 @@ class Gateway:
             "GATEWAY_EXIT_WITH_PARENT": "true",
             **(settings or {}),
         }
+        self._directory = directory
+        self._environ = environ
         self.app = Program("app", "serve", environ=environ, log=directory / "app.log")
         self.worker = Program("worker", environ=environ, log=directory / "worker.log")
+
+    def neighbour(self) -> tuple[Program, str]:
+        """Return another app over the same stores and backends, not started yet, and its address."""
+        port = ports.pick()
+        environ = self._environ | {"GATEWAY_PORT": str(port)}
+        return Program("app", "serve", environ=environ, log=self._directory / f"{port}.log"), (
+            f"http://127.0.0.1:{port}"
+        )
 
     # life and death
 
@@ -305,6 +315,12 @@ class Gateway:
                 await work.grants(tenant.id).allow(pattern)
             issued = await work.keys(tenant.id).create("first", peppers=self._peppers)
         return Key(issued.minted.reveal(), slug, tenant.id, issued.summary.id)
+
+    async def another_key(self, key: Key) -> Key:
+        """Return a further key of the same tenant."""
+        async with self.database.unit_of_work(Actor("test")) as work:
+            issued = await work.keys(key.tenant_id).create("another", peppers=self._peppers)
+        return Key(issued.minted.reveal(), key.tenant, key.tenant_id, issued.summary.id)
 
     async def admin_key(self) -> str:
         """Mint an admin key."""

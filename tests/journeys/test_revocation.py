@@ -1,0 +1,330 @@
+"""A revoked key stops working in every process at once, its running answers too, whoever wrote the revocation."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+
+import httpx
+import pytest
+
+from db.redis.revocation_channel import seen_by
+from db.revocation_wait import BOUND_S, confirmation
+from tests.support.asking import (
+    NATIVE_STREAM,
+    NATIVE_WHOLE,
+    OPENAI_WHOLE,
+    STREAMS,
+    Shape,
+    ends_in_error,
+    is_refusal,
+    records,
+)
+from tests.support.counts import count
+from tests.support.gateway import Key, request_id
+from tests.support.servers import Databases, RedisDatabases
+from tests.support.site import Site, running_site
+from worker.listener import APPLICATION_NAME
+
+LLAMA, QWEN = "llama3.2", "qwen3:8b"
+LONG = {"tokens": 100_000, "token_interval_ms": 10.0}
+CUTS = 'nng_revocation_cuts_total{reason="revoked"}'
+INSTANT_S = (
+    0.5  # without the fast path every process would take half a second on average, and some a whole one
+)
+
+
+@pytest.fixture(scope="module")
+async def running(
+    postgres: Databases,
+    migrated_template: str,
+    valkey: RedisDatabases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Site]:
+    directory: Path = tmp_path_factory.mktemp("site")
+    async with running_site(
+        database_url=postgres.create(template=migrated_template),
+        redis_url=valkey.claim(),
+        directory=directory,
+    ) as site:
+        yield site
+
+
+@pytest.fixture
+async def site(running: Site) -> Site:
+    """Give the site, its backend as it was started, and every process up to date."""
+    await running.backend.reset()
+    await running.all_listen()
+    return running
+
+
+async def by_repository(site: Site, key: Key) -> None:
+    await site.gateway.revoke(key)
+
+
+async def by_sql(site: Site, key: Key) -> None:
+    await site.sql.execute("UPDATE api_keys SET status = 'revoked' WHERE id = $1", key.key_id)
+
+
+async def by_deletion(site: Site, key: Key) -> None:
+    await site.sql.execute("DELETE FROM api_keys WHERE id = $1", key.key_id)
+
+
+async def by_expiry(site: Site, key: Key) -> None:
+    await site.sql.execute("UPDATE api_keys SET expires_at = now() WHERE id = $1", key.key_id)
+
+
+async def by_networks(site: Site, key: Key) -> None:
+    await site.sql.execute("UPDATE api_keys SET allowed_networks = '{10.9.9.9/32}' WHERE id = $1", key.key_id)
+
+
+async def by_suspension(site: Site, key: Key) -> None:
+    await site.sql.execute("UPDATE tenants SET status = 'suspended' WHERE id = $1", key.tenant_id)
+
+
+Way = Callable[[Site, Key], Awaitable[None]]
+WAYS: list[Way] = [by_repository, by_sql, by_deletion, by_expiry, by_networks, by_suspension]
+
+
+@pytest.mark.parametrize("revoke", WAYS)
+async def test_every_process_refuses_on_connections_that_were_open_already(site: Site, revoke: Way) -> None:
+    key = await site.gateway.tenant()
+    async with site.callers(key) as callers:
+        await revoke(site, key)
+
+        await callers.refused_after(time.monotonic(), within_s=BOUND_S)
+        assert await callers.statuses() == {401}
+
+
+async def test_it_takes_moments_and_not_until_each_process_looks(site: Site) -> None:
+    lags = []
+    for _ in range(5):
+        key = await site.gateway.tenant()
+        async with site.callers(key) as callers:
+            await by_sql(site, key)
+            lags.append(await callers.refused_after(time.monotonic(), within_s=BOUND_S))
+
+    assert median(lags) < INSTANT_S, lags
+
+
+async def test_a_tenant_that_is_let_in_again_is_let_in_by_every_process(site: Site) -> None:
+    key = await site.gateway.tenant()
+    async with site.callers(key) as callers:
+        await by_suspension(site, key)
+        await callers.refused_after(time.monotonic(), within_s=BOUND_S)
+        await site.sql.execute("UPDATE tenants SET status = 'active' WHERE id = $1", key.tenant_id)
+        await site.all_listen()
+
+        assert await callers.statuses() == {200}
+
+
+async def test_other_keys_of_the_tenant_go_on(site: Site) -> None:
+    key = await site.gateway.tenant()
+    other = await site.gateway.another_key(key)
+    async with site.callers(other) as callers:
+        await by_sql(site, key)
+        await site.all_listen()
+
+        assert await callers.statuses() == {200}
+
+
+@pytest.mark.parametrize("revoke", [by_sql, by_suspension, by_networks])
+@pytest.mark.parametrize("shape", STREAMS, ids=str)
+async def test_running_streams_are_cut_with_an_error_in_their_own_shape(
+    site: Site, shape: Shape, revoke: Way
+) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with AsyncExitStack() as stack, site.callers(key, each=4) as callers:
+        streams = [await site.stream(stack, client, shape, LLAMA) for client in callers.clients]
+        await revoke(site, key)
+        async with asyncio.timeout(BOUND_S):
+            replies = [await stream.whole() for stream in streams]
+
+    assert all(ends_in_error(shape, reply) for reply in replies)
+
+
+async def test_what_was_cut_is_booked_as_cut_with_what_was_released(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with AsyncExitStack() as stack, site.callers(key, each=4) as callers:
+        streams = [await site.stream(stack, client, NATIVE_STREAM, LLAMA) for client in callers.clients]
+        await by_sql(site, key)
+        replies = [await stream.whole() for stream in streams]
+
+    received = {request_id(reply): len(records(reply)) - 1 for reply in replies}
+    emitted = {str(seen.request_id): seen.tokens for seen in await site.backend.requests(in_flight=0)}
+    rows = await site.gateway.rows(received)
+    assert {row.outcome for row in rows} == {"cut"}
+    assert all(received[row.request_id] <= row.tokens_out <= emitted[str(row.request_id)] for row in rows), [
+        (received[row.request_id], row.tokens_out, emitted[str(row.request_id)]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("shape", [NATIVE_STREAM, NATIVE_WHOLE, OPENAI_WHOLE], ids=str)
+async def test_the_backend_is_let_go(site: Site, shape: Shape) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with site.callers(key, each=2) as callers:
+        asking = [
+            asyncio.create_task(client.post(shape.path, json=shape.body(LLAMA))) for client in callers.clients
+        ]
+        await site.backend.wait(started=len(asking))
+        await by_sql(site, key)
+        await asyncio.gather(*asking)
+
+    seen = await site.backend.requests(in_flight=0, timeout_s=BOUND_S)
+    assert {request.outcome for request in seen} == {"client_closed"}
+
+
+@pytest.mark.parametrize("shape", [NATIVE_WHOLE, OPENAI_WHOLE], ids=str)
+async def test_who_still_waits_for_the_first_byte_is_told_401(site: Site, shape: Shape) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with site.callers(key, each=2) as callers:
+        asking = [
+            asyncio.create_task(client.post(shape.path, json=shape.body(LLAMA))) for client in callers.clients
+        ]
+        await site.backend.wait(started=len(asking))
+        await by_sql(site, key)
+        replies = await asyncio.gather(*asking)
+
+    assert {reply.status_code for reply in replies} == {401}
+    assert all(is_refusal(shape, reply) for reply in replies)
+    assert {row.outcome for row in await site.gateway.rows(map(request_id, replies))} == {"cut"}
+
+
+async def test_a_grant_taken_away_cuts_the_streams_of_that_model_only(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant(LLAMA, QWEN)
+    async with AsyncExitStack() as stack, site.callers(key, each=4) as callers:
+        llamas = [await site.stream(stack, client, NATIVE_STREAM, LLAMA) for client in callers.clients[::2]]
+        qwens = [await site.stream(stack, client, NATIVE_STREAM, QWEN) for client in callers.clients[1::2]]
+        await site.sql.execute(
+            "DELETE FROM model_grants WHERE tenant_id = $1 AND pattern LIKE 'llama%'", key.tenant_id
+        )
+        cut = [await stream.whole() for stream in llamas]
+        await site.all_listen()
+        before = (await site.backend.stats()).tokens
+        running = await site.backend.wait(tokens=before + 10 * len(qwens))
+
+        assert running.in_flight == len(qwens)
+        await by_sql(site, key)
+        await asyncio.gather(*(stream.whole() for stream in qwens))
+    assert all(ends_in_error(NATIVE_STREAM, reply) for reply in cut)
+
+
+async def test_who_waits_for_a_model_that_is_taken_away_is_told_403(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant(LLAMA)
+    async with site.callers(key, each=1) as callers:
+        asking = [
+            asyncio.create_task(client.post("/api/chat", json=NATIVE_WHOLE.body(LLAMA)))
+            for client in callers.clients
+        ]
+        await site.backend.wait(started=len(asking))
+        await site.sql.execute("DELETE FROM model_grants WHERE tenant_id = $1", key.tenant_id)
+
+        assert {reply.status_code for reply in await asyncio.gather(*asking)} == {403}
+
+
+async def test_limits_and_policies_change_nothing_for_what_runs(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with AsyncExitStack() as stack, site.callers(key, each=4) as callers:
+        streams = [await site.stream(stack, client, NATIVE_STREAM, LLAMA) for client in callers.clients]
+        await site.sql.execute(
+            "UPDATE tenant_limits SET rpm = 100000, option_policy = $2 WHERE tenant_id = $1",
+            key.tenant_id,
+            '{"think": {"action": "strip"}}',
+        )
+        await site.all_listen()
+        before = (await site.backend.stats()).tokens
+        running = await site.backend.wait(tokens=before + 10 * len(streams))
+
+        assert running.in_flight == len(streams)
+        await by_sql(site, key)
+        await asyncio.gather(*(stream.whole() for stream in streams))
+
+
+async def test_a_body_that_arrives_while_the_key_is_revoked_reaches_no_backend(site: Site) -> None:
+    key = await site.gateway.tenant()
+    whole = b'{"model": "llama3.2", "messages": [], "stream": false}'
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield whole[:10]
+        await by_sql(site, key)
+        await site.all_listen()
+        yield whole[10:]
+
+    async with site.callers(key, each=1) as callers:
+        reply = await callers.clients[0].post(
+            "/api/chat", content=slow(), headers={"Content-Type": "application/json"}
+        )
+
+    assert reply.status_code == 401
+    assert await site.backend.requests() == []
+
+
+async def test_a_listening_connection_that_is_cut_misses_nothing(site: Site) -> None:
+    key = await site.gateway.tenant()
+    async with site.callers(key) as callers:
+        async with site.sql.transaction():
+            await site.sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
+                APPLICATION_NAME,
+            )
+            await by_sql(site, key)
+
+        await callers.refused_after(time.monotonic(), within_s=BOUND_S)
+        assert await callers.statuses() == {401}
+
+
+async def test_who_waits_for_the_revocation_learns_that_all_processes_have_acted(site: Site) -> None:
+    key = await site.gateway.tenant()
+    async with site.callers(key) as callers:
+        await by_sql(site, key)
+        found = await confirmation(
+            await site.newest(), seen=lambda: seen_by(site.redis), since=time.monotonic()
+        )
+
+        assert (len(found.confirmed), found.missing) == (4, ())
+        assert await callers.statuses() == {401}
+
+
+async def test_lag_sequence_and_cuts_are_measured(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    async with AsyncExitStack() as stack, site.callers(key, each=2) as callers:
+        before = await site.gateway.metrics()
+        streams = [await site.stream(stack, client, NATIVE_STREAM, LLAMA) for client in callers.clients[:2]]
+        await by_sql(site, key)
+        await asyncio.gather(*(stream.whole() for stream in streams))
+        await site.all_listen()
+    async with asyncio.timeout(5):
+        after = before
+        while after.get(CUTS, 0) < before.get(CUTS, 0) + 2:
+            # A process shows its counters at its next flush.
+            after = await site.gateway.metrics()
+
+    assert after["nng_revocation_seq"] >= await site.newest() - 1
+    assert after["nng_revocation_lag_seconds_count"] > before["nng_revocation_lag_seconds_count"]
+
+
+@pytest.mark.timeout(1800)
+async def test_no_request_succeeds_after_the_confirmation(site: Site) -> None:
+    tries, keys = count(2_000, 100_000), count(8, 100)
+    for _ in range(keys):
+        key = await site.gateway.tenant()
+        async with site.callers(key) as callers:
+            await by_sql(site, key)
+            committed = time.monotonic()
+            found = await confirmation(await site.newest(), seen=lambda: seen_by(site.redis), since=committed)
+            assert not found.missing
+            statuses: set[int] = set()
+            for _ in range(tries // keys // len(callers.clients) + 1):
+                statuses |= await callers.chat_statuses()
+
+            assert statuses == {httpx.codes.UNAUTHORIZED}

@@ -1,0 +1,172 @@
+"""Four app processes behind two addresses, one worker, and callers with kept-alive connections to all of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import httpx
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from db.redis.connection import connect_patient
+from db.redis.revocation_channel import seen_by
+from tests.support.asking import NATIVE_WHOLE, Shape
+from tests.support.gateway import READY_WITHIN_S, Gateway, Key
+from tests.support.ollama import SimulatedOllama
+
+PROCESSES: Final = 4
+CONNECTIONS: Final = 16  # the kernel deals them out: with so many each process has some
+MODELS: Final = "llama3.2:latest,qwen3:8b"
+_APART_S: Final = 0.002
+
+
+class Site:
+    """The gateway with its neighbour; `redis` and `sql` are an operator's own connections."""
+
+    def __init__(
+        self, gateway: Gateway, addresses: Sequence[str], redis: Redis, sql: asyncpg.Connection
+    ) -> None:
+        self.gateway = gateway
+        self.addresses = addresses
+        self.redis = redis
+        self.sql = sql
+        (self.backend,) = gateway.backends.values()
+
+    async def all_listen(self, *, within_s: float = READY_WITHIN_S) -> None:
+        """Return once every app process reports that it follows the newest revocation."""
+        newest = await self.newest()
+        async with asyncio.timeout(within_s):
+            while not await self._all_reached(newest):  # noqa: ASYNC110 - other processes cannot set our events
+                await asyncio.sleep(_APART_S)
+
+    async def _all_reached(self, seq: int) -> bool:
+        numbers = (await seen_by(self.redis)).values()
+        return len(numbers) == PROCESSES and min(numbers) >= seq
+
+    async def newest(self) -> int:
+        """Return the newest number of the sequence."""
+        return int(await self.sql.fetchval("SELECT COALESCE(max(seq), 0) FROM revocations"))
+
+    @asynccontextmanager
+    async def callers(self, key: Key, *, each: int = CONNECTIONS // 2) -> AsyncIterator["Callers"]:
+        """Give clients with one connection each, kept open by an accepted request; `each` per address."""
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(
+                    httpx.AsyncClient(
+                        base_url=address,
+                        headers=key.headers,
+                        trust_env=False,
+                        verify=False,  # noqa: S501 - plain HTTP only
+                        timeout=30,
+                        limits=httpx.Limits(max_connections=1),
+                    )
+                )
+                for address in self.addresses
+                for _ in range(each)
+            ]
+            callers = Callers(clients)
+            assert await callers.statuses() == {httpx.codes.OK}
+            yield callers
+
+    async def stream(
+        self, stack: AsyncExitStack, client: httpx.AsyncClient, how: Shape, model: str
+    ) -> "Stream":
+        """Start a stream and return once its first bytes are here; it ends with the stack."""
+        reply = await stack.enter_async_context(client.stream("POST", how.path, json=how.body(model)))
+        assert reply.status_code == httpx.codes.OK
+        stream = Stream(reply)
+        await stream.first()
+        return stream
+
+
+class Stream:
+    """A running answer, read as it comes."""
+
+    def __init__(self, reply: httpx.Response) -> None:
+        self.reply = reply
+        self._pieces = reply.aiter_bytes()
+        self._read: list[bytes] = []
+
+    async def first(self) -> None:
+        """Read the first bytes."""
+        self._read.append(await anext(self._pieces))
+
+    async def whole(self) -> httpx.Response:
+        """Return the reply with its whole body once it has ended."""
+        self._read += [piece async for piece in self._pieces]
+        return httpx.Response(
+            self.reply.status_code, headers=self.reply.headers, content=b"".join(self._read)
+        )
+
+
+class Callers:
+    """Clients of one key that look at the catalogue, a request without a backend's share in its time."""
+
+    def __init__(self, clients: Sequence[httpx.AsyncClient]) -> None:
+        self.clients = clients
+
+    async def statuses(self) -> set[int]:
+        """Let everybody ask once."""
+        replies = await asyncio.gather(*(client.get("/api/tags") for client in self.clients))
+        return {reply.status_code for reply in replies}
+
+    async def chat_statuses(self) -> set[int]:
+        """Let everybody ask a model once."""
+        body = NATIVE_WHOLE.body()
+        replies = await asyncio.gather(*(client.post("/api/chat", json=body) for client in self.clients))
+        return {reply.status_code for reply in replies}
+
+    async def refused_after(self, committed: float, *, within_s: float) -> float:
+        """Return when the last accepted request began, in seconds after the commit; all keep asking meanwhile.
+
+        Raises
+        ------
+        AssertionError
+            Somebody was still accepted after `within_s`.
+        """
+
+        async def last_success(client: httpx.AsyncClient) -> float:
+            last = committed
+            while True:
+                began = time.monotonic()
+                reply = await client.get("/api/tags")
+                if reply.status_code != httpx.codes.OK:
+                    return last
+                last = began
+                assert began - committed < within_s, f"accepted {began - committed:.3f} s after the commit"
+                await asyncio.sleep(_APART_S)
+
+        return max(await asyncio.gather(*map(last_success, self.clients))) - committed
+
+
+@asynccontextmanager
+async def running_site(
+    *, database_url: str, redis_url: str, directory: Path, settings: dict[str, str] | None = None
+) -> AsyncIterator[Site]:
+    """Run a site until the block ends; it is ready when it begins."""
+    async with AsyncExitStack() as stack:
+        backend = SimulatedOllama.start(name="a", models=MODELS, tokens=8)
+        stack.push_async_callback(backend.stop)
+        gateway = Gateway(
+            database_url=database_url,
+            redis_url=redis_url,
+            backends=[backend],
+            directory=directory,
+            settings={"GATEWAY_WORKERS": str(PROCESSES // 2), **(settings or {})},
+        )
+        stack.push_async_callback(gateway.aclose)
+        neighbour, address = gateway.neighbour()
+        stack.push_async_callback(neighbour.stop)
+        neighbour.start()
+        await gateway.start()
+        redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
+        sql = await asyncpg.connect(database_url)
+        stack.push_async_callback(sql.close)
+        site = Site(gateway, [gateway.url, address], redis, sql)
+        await site.all_listen()
+        yield site
