@@ -80,6 +80,7 @@ async def test_the_store_is_asked_for_every_digest() -> None:
 @pytest.mark.parametrize(
     "junk",
     [b"", b"x", b"nng_", b"\0" * 64, b"\xff" * 64, KEY[:-1], KEY + b"\n", KEY[:-1] + b"!", KEY.swapcase(), b"x" * 512],
+    ids=lambda _: "junk",  # the key differs in each process, and all must know a test by one name
 )  # fmt: skip
 async def test_junk_is_refused_without_asking_anybody(junk: bytes) -> None:
     keys = ScriptedKeys(principal())
