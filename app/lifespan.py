@@ -24,6 +24,7 @@ from app.gateway.gateway import Gateway
 from app.gateway.journal.layout import JournalSize
 from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import KeyRing
+from app.gateway.key_uses import KeyUses
 from app.gateway.recheck import Recheck
 from app.gateway.revocation_figures import RevocationFigures
 from app.gateway.revocation_news import RevocationHearer
@@ -83,8 +84,11 @@ async def running_gateway(
         sequence = Revocations(engine)
         figures = RevocationFigures(metrics)
         revocations = RevocationFollower(latest=sequence.latest_seq, since=sequence.since, watch=figures)
+        peppers = PepperRing.parse(settings.key_pepper.get_secret_value())
+        lookup = KeyLookup(engine)
+        key_uses = KeyUses(touch=lookup.touch, minting_id=peppers.minting_id)
         keys = KeyRing(
-            find=KeyLookup(engine).find_by_digest, shared=RedisKeyCache(hot), revocations=revocations
+            find=key_uses.watching(lookup.find_by_digest), shared=RedisKeyCache(hot), revocations=revocations
         )
         cooldown = Cooldown()
         upstreams = _upstreams(settings)
@@ -101,7 +105,8 @@ async def running_gateway(
         early_poll = EarlyPoll(queue)
         gateway = Gateway(
             keys=keys,
-            peppers=PepperRing.parse(settings.key_pepper.get_secret_value()),
+            peppers=peppers,
+            key_uses=key_uses,
             proxies=proxies,
             catalogue=catalogue,
             upstreams=upstreams,
@@ -135,6 +140,7 @@ async def running_gateway(
             bodies.sweep,
             early_poll.run,
             gateway.keep_metrics,
+            key_uses.keep_writing,
         ):
             stack.push_async_callback(_cancelled, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
@@ -142,6 +148,7 @@ async def running_gateway(
         _log.info("gateway_started", backends=sorted(upstreams))
         yield gateway
         await drain.finished()
+        await key_uses.write()
         with suppress(RedisError, OSError):
             await news.withdraw()
         _log.info("gateway_drained")

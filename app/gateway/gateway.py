@@ -13,6 +13,7 @@ from app.gateway.client_address import ClientAddress, TrustedProxies
 from app.gateway.cooldown import Cooldown
 from app.gateway.exchanges import CutReason, Exchanges, Subject
 from app.gateway.journal.ledger import LedgerState
+from app.gateway.key_uses import KeyUses
 from app.gateway.lists import Listing
 from app.metrics import Metrics
 from domain.account import EvalRates
@@ -46,6 +47,7 @@ class Gateway:
         *,
         keys: KeyStore,
         peppers: PepperRing,
+        key_uses: KeyUses,
         proxies: TrustedProxies,
         catalogue: Catalogue,
         upstreams: Mapping[str, Upstream],
@@ -70,6 +72,7 @@ class Gateway:
         self._ledger_state = ledger_state
         self._keys = keys
         self._peppers = peppers
+        self._key_uses = key_uses
         self._proxies = proxies
         self._compiled: dict[UUID, _Compiled] = {}
         self._default_output_cap = default_output_cap
@@ -86,7 +89,7 @@ class Gateway:
         """
         key = call.key()
         call.key_digests = self._peppers.digests(key)
-        return await authenticate(
+        principal = await authenticate(
             key,
             digests=call.key_digests,
             role=Role.INFERENCE,
@@ -94,6 +97,8 @@ class Gateway:
             now=datetime.now(UTC),
             client_address=lambda: self.client_address(call),
         )
+        self._key_uses.note(principal.key_id)
+        return principal
 
     def is_current(self, principal: Principal, call: Call) -> bool:
         """Tell whether a principal is still what memory holds: nothing was revoked while a body arrived."""
