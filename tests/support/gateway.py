@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -115,6 +115,15 @@ class Program:
                 os.kill(pid, signal.SIGKILL)
         process.wait(ENDED_WITHIN_S)
         wait_until(lambda: not any(map(is_alive, family)), within_s=ENDED_WITHIN_S)
+
+    @contextmanager
+    def gone(self) -> Iterator[None]:
+        """Kill it for the length of a block."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and return at once."""

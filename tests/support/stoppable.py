@@ -1,6 +1,7 @@
 """A Valkey of a test's own that can be killed and come back where it was, with or without its memory."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,26 @@ class StoppableValkey:
         if running is not None:
             running.child.kill()
             running.child.wait()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Keep it from answering for the length of a block; connections to it stay open and new ones are made."""
+        assert self._running is not None
+        child = self._running.child
+        child.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            child.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def gone(self) -> Iterator[None]:
+        """Kill it for the length of a block; it comes back without its memory."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
 
     def close(self) -> None:
         """End it for good."""
