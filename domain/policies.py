@@ -42,7 +42,15 @@ class Policy:
         Output tokens where neither client nor rules name a number.
     """
 
-    __slots__ = ("_default_cap", "_imposed", "_max_cap", "_output_rule", "_rules", "forwards_unload")
+    __slots__ = (
+        "_cap_is_ours",
+        "_cap_is_refused",
+        "_default_cap",
+        "_imposed",
+        "_max_cap",
+        "_rules",
+        "forwards_unload",
+    )
 
     def __init__(self, rules: Mapping[str, OptionRule], *, default_output_cap: int) -> None:
         self._rules = {**DEFAULTS, **rules}
@@ -51,7 +59,9 @@ class Policy:
             for field, rule in self._rules.items()
             if rule.value is not None and field != OUTPUT_CAP_FIELD
         }
-        self._output_rule = output = self._rules[OUTPUT_CAP_FIELD]
+        output = self._rules[OUTPUT_CAP_FIELD]
+        self._cap_is_ours = output.action in {PolicyAction.STRIP, PolicyAction.SET}
+        self._cap_is_refused = output.action is PolicyAction.REJECT
         self._max_cap = min(_count(output.maximum, MAX_OUTPUT_TOKENS), MAX_OUTPUT_TOKENS)
         self._default_cap = min(_count(output.value, default_output_cap), self._max_cap)
         self.forwards_unload: Final = self._rules["keep_alive"].action is PolicyAction.ALLOW
@@ -71,10 +81,9 @@ class Policy:
 
     def _output_cap(self, request: ParsedRequest) -> int:
         named = request.output_cap
-        action = self._output_rule.action
-        if named is None or action is PolicyAction.STRIP or action is PolicyAction.SET:
+        if named is None or self._cap_is_ours:
             return self._default_cap
-        if action is PolicyAction.REJECT:
+        if self._cap_is_refused:
             raise _refusal(request.spec.output_cap_field or OUTPUT_CAP_FIELD)
         return min(named, self._max_cap)
 
