@@ -90,6 +90,7 @@ def test_t01_a_carrier_of_more_than_512_bytes_is_refused(size: int) -> None:
     for authorization, x_api_key in (
         ([b"Bearer " + huge], []),
         ([basic(b"u", huge)], []),
+        ([basic(huge, KEY)], []),
         ([], [huge]),
     ):
         with pytest.raises(Unauthenticated):
