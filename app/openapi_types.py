@@ -1,7 +1,7 @@
 """The bodies of the tenant surface as types: for its description only, the relay never builds one.
 
-Requests list what reaches a backend or changes what the gateway does; any other field is dropped. Answers are
-the backends' own and may hold more than is listed here.
+Requests list what can have an effect; any other field is dropped. Answers are the backends' own and may hold
+more than is listed here.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,18 +19,25 @@ Text = str | UnsetType
 Number = float | UnsetType
 Integer = int | UnsetType
 Flag = bool | UnsetType
+_POLICED = "The operator decides whether it is passed on, bounded, dropped or refused."
 Think = Annotated[
     bool | Literal["low", "medium", "high", "max"],
-    Meta(description="Whether, or how hard, a thinking model thinks. Default: it does."),
+    Meta(description=f"Whether, or how hard, a thinking model thinks. Default: it does. {_POLICED}"),
 ]
 Format = Annotated[
     Literal["json"] | dict[str, Any], Meta(description='"json", or a JSON schema that the answer must fit.')
 ]
+KeepAlive = Annotated[
+    str | float, Meta(description=f"How long the model stays loaded: seconds or a duration. {_POLICED}")
+]
+PolicedFlag = Annotated[bool, Meta(description=_POLICED)]
+PolicedText = Annotated[str, Meta(description=_POLICED)]
+PolicedInteger = Annotated[int, Meta(description=_POLICED)]
 Stop = Annotated[str | list[str], Meta(description="Text at which generation ends.")]
 
 
 class Options(msgspec.Struct):
-    """Sampling options. Options that would make a backend load the model anew are dropped."""
+    """Sampling options, and options of how a model is loaded, which others share."""
 
     num_keep: Integer = UNSET
     seed: Integer = UNSET
@@ -50,6 +57,13 @@ class Options(msgspec.Struct):
     mirostat_eta: Number = UNSET
     penalize_newline: Flag = UNSET
     stop: list[str] | UnsetType = UNSET
+    num_ctx: PolicedInteger | UnsetType = UNSET
+    num_batch: PolicedInteger | UnsetType = UNSET
+    num_gpu: PolicedInteger | UnsetType = UNSET
+    main_gpu: PolicedInteger | UnsetType = UNSET
+    use_mmap: PolicedFlag | UnsetType = UNSET
+    num_thread: PolicedInteger | UnsetType = UNSET
+    draft_num_predict: PolicedInteger | UnsetType = UNSET
 
 
 class FunctionCall(msgspec.Struct):
@@ -84,16 +98,18 @@ class GenerateRequest(msgspec.Struct):
     model: Model
     prompt: Text = UNSET
     suffix: Text = UNSET
-    system: Text = UNSET
-    template: Text = UNSET
-    context: list[int] | UnsetType = UNSET
-    raw: Flag = UNSET
+    system: PolicedText | UnsetType = UNSET
+    template: PolicedText | UnsetType = UNSET
+    context: Annotated[list[int], Meta(description=_POLICED)] | UnsetType = UNSET
+    raw: PolicedFlag | UnsetType = UNSET
     images: Annotated[list[str], Meta(description="Base64.")] | UnsetType = UNSET
     stream: Streamed | UnsetType = UNSET
     format: Format | UnsetType = UNSET
     think: Think | UnsetType = UNSET
     options: Options | UnsetType = UNSET
     truncate: Flag = UNSET
+    shift: PolicedFlag | UnsetType = UNSET
+    keep_alive: KeepAlive | UnsetType = UNSET
     logprobs: Flag = UNSET
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | UnsetType = UNSET
 
@@ -109,6 +125,8 @@ class ChatRequest(msgspec.Struct):
     think: Think | UnsetType = UNSET
     options: Options | UnsetType = UNSET
     truncate: Flag = UNSET
+    shift: PolicedFlag | UnsetType = UNSET
+    keep_alive: KeepAlive | UnsetType = UNSET
     logprobs: Flag = UNSET
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | UnsetType = UNSET
 
@@ -121,6 +139,7 @@ class EmbedRequest(msgspec.Struct):
     truncate: Flag = UNSET
     dimensions: Integer = UNSET
     options: Options | UnsetType = UNSET
+    keep_alive: KeepAlive | UnsetType = UNSET
 
 
 class EmbeddingsRequest(msgspec.Struct):
@@ -129,6 +148,7 @@ class EmbeddingsRequest(msgspec.Struct):
     model: Model
     prompt: Text = UNSET
     options: Options | UnsetType = UNSET
+    keep_alive: KeepAlive | UnsetType = UNSET
 
 
 class _Measured(msgspec.Struct):

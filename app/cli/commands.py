@@ -24,7 +24,6 @@ app = App(
 
 Example: `neuronetz-gateway up --demo` starts everything on this machine, simulated Ollama servers included.
 """,
-    error_formatter=lambda error: f"neuronetz-gateway: {error}",
     version=lambda: version("neuronetz-gateway"),
     # A switch that is off by default needs no second name to switch it off.
     default_parameter=Parameter(negative=()),
@@ -39,10 +38,13 @@ for noun in (tenants.app, keys.app, models.app, policies.app):
 def run(words: Sequence[str] | None = None) -> int:
     """Carry out one command line (None: that of this process) and return its exit code."""
     try:
-        code = app(words, exit_on_error=False, result_action="return_int_as_exit_code_else_zero")
+        code = app(
+            words, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"
+        )
         sys.stdout.flush()
-    except CycloptsError:
-        return BAD_INPUT  # said on standard error already
+    except CycloptsError as refusal:
+        say(f"neuronetz-gateway: {refusal}")
+        return BAD_INPUT
     except CommandFailed as failure:
         say(f"neuronetz-gateway: {failure}")
         return failure.exit_code

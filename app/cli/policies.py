@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 app = App(
     name="policies",
-    help="Decide which options of a request reach shared models: context size, output length, keep_alive, ...",
+    help="""Decide which options of a request reach shared models: context size, output length, keep_alive, ...
+
+Example: `neuronetz-gateway policies list --tenant research`
+""",
 )
 
 DAMAGED = "unreadable"

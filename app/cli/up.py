@@ -121,7 +121,7 @@ def _keys(report: "Report") -> list[str]:
     if ready.tenant_key is None:
         return [
             "  Keys were shown at the first start; `export NNG_KEY=...` makes the lines below work.",
-            f"  Another one: neuronetz-gateway keys create {ready.tenant}",
+            f"  Another one: neuronetz-gateway keys create NAME --tenant {ready.tenant}",
         ]
     shown = [f"  Key of tenant {ready.tenant}: {ready.tenant_key}"]
     if ready.admin_key is not None:
