@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,9 @@ RESPAWN_INTERVAL_S: Final = 0.5
 
 def serve(settings: AppSettings) -> None:
     """Serve until SIGINT or SIGTERM. Blocks."""
+    # A worker process inherits granian's handlers for the parent: told to stop while it still starts, it would
+    # note that for nobody and be waited for until it is killed.
+    os.register_at_fork(after_in_child=_end_when_told)
     shared_metrics: Path | None = None
     if settings.workers > 1:
         shared_metrics = Path(tempfile.mkdtemp(prefix="nng-metrics-"))
@@ -31,6 +35,11 @@ def serve(settings: AppSettings) -> None:
     finally:
         if shared_metrics is not None:
             shutil.rmtree(shared_metrics, ignore_errors=True)
+
+
+def _end_when_told() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _granian(settings: AppSettings) -> MPServer:

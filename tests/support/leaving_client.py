@@ -51,11 +51,21 @@ class LeavingClient:
         return (await self._reader.readexactly(size + 2))[:-2]
 
     async def records(self, wanted: int) -> int:
-        """Read chunks until at least that many records of a stream are here; return how many are."""
+        """Read chunks until at least that many records of content are here; return how many are."""
         seen = b""
-        while (found := seen.count(b'"done":false') + seen.count(b'"delta":')) < wanted:
+        while (found := content_records(seen)) < wanted:
             seen += await self.chunk()
         return found
+
+    async def stream(self) -> tuple[bytes, bool]:
+        """Read a chunked body as far as it goes: what came, and whether it ended properly."""
+        seen = b""
+        try:
+            while piece := await self.chunk():
+                seen += piece
+        except (EOFError, ConnectionError):
+            return seen, False
+        return seen, True
 
     async def is_closed_by_the_other_side(self) -> bool:
         """Read to the end of the connection; False if bytes came that were not expected."""
@@ -69,6 +79,11 @@ class LeavingClient:
         at = time.monotonic()
         self._writer.transport.abort()
         return at
+
+
+def content_records(seen: bytes) -> int:
+    """Return how many records of a stream, of either family, carry a token."""
+    return seen.count(b'"done":false') + seen.count(b'"finish_reason":null')
 
 
 @contextlib.asynccontextmanager
