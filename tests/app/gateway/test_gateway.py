@@ -1,6 +1,7 @@
 """The look-ups every route shares, and what of them is worked out once only."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,12 +16,14 @@ from app.gateway.cooldown import Cooldown
 from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
+from app.gateway.key_uses import KeyUses
 from app.metrics import Metrics
 from domain.errors import Unauthenticated
 from domain.keys import PepperRing, mint, mint_pepper
 from domain.model_names import canonical
 from domain.model_table import BackendCondition, ModelTable
 from domain.ports import OpenEntry
+from domain.tenants import KeyUse
 from domain.usage import Admission
 from domain.values import Principal, Rights, Role
 from tests.support.principals import principal
@@ -88,6 +91,7 @@ class World:
         self.gateway = Gateway(
             keys=self.keys,
             peppers=PEPPERS,
+            key_uses=KeyUses(touch=self._touch, minting_id=PEPPERS.minting_id),
             proxies=TrustedProxies(["10.0.0.1"]),
             catalogue=catalogue,
             upstreams={},
@@ -100,6 +104,9 @@ class World:
             default_output_cap=4096,
             ledger_state=lambda: LEDGER,
         )
+
+    async def _touch(self, uses: Sequence[KeyUse]) -> None:
+        raise AssertionError(f"nobody writes here: {uses}")
 
     async def show(self, *states: Any, version: int = 1) -> None:
         self.reader.table = table(*states, version=version)
