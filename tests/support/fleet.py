@@ -1,6 +1,7 @@
 """Three simulated Ollamas behind one gateway, and how to start each test with all of them on equal terms."""
 
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -12,8 +13,11 @@ from tests.support.ollama import SeenRequest, SimulatedOllama
 
 TOKENS_PER_ANSWER: Final = 12
 SILENCE_S: Final = 1.0
-DEADLINES: Final = {"a": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}}
-TOKENS: Final = {"b": "token-of-b"}
+TOKEN: Final = "token-of-b"
+DESCRIBED: Final[Mapping[str, Mapping[str, object]]] = {
+    "a": {"deadlines": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}},
+    "b": {"auth_token": TOKEN},
+}
 _POLLS_APART_S: Final = 0.5  # they are a second apart; asking for the table's age takes milliseconds
 
 COMMON: Final = "llama3.2"
@@ -24,13 +28,15 @@ SOLO: Final = "solo:1b"
 """Hosted by a only."""
 LONER: Final = "loner:1b"
 """Hosted by c only."""
+PACED: Final = "paced:1b"
+"""Hosted by c only, for the one test that needs to know how fast a model was seen."""
 EMBEDDER: Final = "nomic-embed-text"
 """Hosted by all three."""
 
 _HOSTED: Final = {
     "a": f"{COMMON}:latest,{DUO},{SOLO},{EMBEDDER}:latest",
     "b": f"{COMMON}:latest,{DUO},{EMBEDDER}:latest",
-    "c": f"{COMMON}:latest,{LONER},{EMBEDDER}:latest",
+    "c": f"{COMMON}:latest,{LONER},{PACED},{EMBEDDER}:latest",
 }
 
 
@@ -39,7 +45,7 @@ async def started_fleet(stack: AsyncExitStack) -> tuple[SimulatedOllama, ...]:
     servers = []
     for name, models in _HOSTED.items():
         server = SimulatedOllama.start(
-            name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKENS.get(name)
+            name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKEN if name == "b" else None
         )
         stack.push_async_callback(server.stop)
         servers.append(server)
