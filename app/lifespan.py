@@ -42,6 +42,7 @@ from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationNews
 from db.redis.usage_stream import HolderStream
 from db.revocations import Revocations
+from db.tasks import end
 from domain.backends import build_backend_headers, config_digest
 from domain.jobs import USAGE_ACCOUNT
 from domain.keys import PepperRing
@@ -142,7 +143,7 @@ async def running_gateway(
             gateway.keep_metrics,
             key_uses.keep_writing,
         ):
-            stack.push_async_callback(_cancelled, asyncio.create_task(_kept_running(follow)))
+            stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
         _settle_heap()
         _log.info("gateway_started", backends=sorted(upstreams))
@@ -192,12 +193,6 @@ async def _kept_running(follow: Callable[[], Coroutine[Any, Any, None]]) -> None
             await asyncio.sleep(FOLLOWER_RESTART_S)
         else:
             return
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 class _Drain:

@@ -28,6 +28,7 @@ from db.retention import Retention
 from db.revocation_mirror import MirrorSource, RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
+from db.tasks import end
 from db.usage import UsageRows
 from db.usage_roll_ups import UsageRollUps
 from domain.jobs import (
@@ -230,6 +231,4 @@ async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
