@@ -31,6 +31,7 @@ async def running(
             settings={
                 "GATEWAY_MAX_BODY_BYTES": str(4 << 20),
                 "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
+                "MODEL_DISCOVERY_TIMEOUT_SECONDS": "1",
                 "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
             },
         )

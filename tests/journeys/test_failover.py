@@ -28,7 +28,7 @@ async def test_the_first_backend_in_order_serves(fleet: Fleet, client: httpx.Asy
 async def test_after_a_kill_the_next_request_is_served_by_the_next_backend(
     fleet: Fleet, client: httpx.AsyncClient, shape: Shape
 ) -> None:
-    await fleet.even_out()
+    await fleet.rest()
     fleet.a.kill()
     try:
         reply = await ask(client, shape, DUO)
