@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
@@ -25,7 +24,7 @@ from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationAnnouncer
 from db.redis.usage_stream import AccountingStream
 from db.retention import Retention
-from db.revocation_mirror import MirrorSource, RevocationMirror
+from db.revocation_mirror import RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
 from db.tasks import end
@@ -147,6 +146,7 @@ def job_table(
 ) -> tuple[JobSpec, ...]:
     """Return the jobs that requests and answers depend on."""
     sequence = Revocations(engine)
+    mirror = None if settings.revocation_mirror is None else RevocationMirror(settings.revocation_mirror)
     return (
         JobSpec(
             DISCOVERY_POLL,
@@ -160,7 +160,7 @@ def job_table(
                 latest=sequence.latest_seq,
                 since=sequence.since,
                 announcer=RevocationAnnouncer(redis),
-                record=revocation_record(settings.revocation_mirror, engine),
+                record=None if mirror is None else functools.partial(mirror.catch_up, sequence.since),
             ).run,
             repeatable="a number that was announced is not announced again",
             every_s=RECONCILE_INTERVAL_S,
@@ -199,13 +199,6 @@ def upkeep_jobs(settings: WorkerSettings, *, engine: AsyncEngine) -> tuple[JobSp
             every_s=EXPIRE_INTERVAL_S,
         ),
     )
-
-
-def revocation_record(path: Path | None, engine: AsyncEngine) -> Callable[[], Awaitable[None]] | None:
-    """Return what brings the mirror up to date, None where there is no mirror."""
-    if path is None:
-        return None
-    return functools.partial(RevocationMirror(path).catch_up, MirrorSource(engine).starting_at)
 
 
 async def _open_health_page(settings: WorkerSettings, queue: GatewayQueue) -> asyncio.Server:

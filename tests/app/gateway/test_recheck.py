@@ -84,13 +84,13 @@ async def world() -> World:
 async def test_only_exchanges_of_the_named_key_are_asked_about_and_cut(world: World) -> None:
     world.answers = [CutReason.REVOKED]
 
-    world.recheck.drop_key(KEY)
+    world.recheck.drop_key(KEY, ended=False)
 
     assert await world.reasons() == [CutReason.REVOKED, CutReason.REVOKED, None]
     assert world.asked == [KEY, KEY]
 
 
-@pytest.mark.parametrize("drop", [lambda recheck: recheck.drop_tenant(TENANT), Recheck.drop_all])
+@pytest.mark.parametrize("drop", [lambda recheck: recheck.drop_tenant(TENANT, ended=False), Recheck.drop_all])
 async def test_a_tenant_and_everybody_mean_all_exchanges(
     world: World, drop: Callable[[Recheck], None]
 ) -> None:
@@ -102,14 +102,14 @@ async def test_a_tenant_and_everybody_mean_all_exchanges(
 
 
 async def test_another_tenant_is_nobody_here(world: World) -> None:
-    world.recheck.drop_tenant(uuid4())
+    world.recheck.drop_tenant(uuid4(), ended=False)
 
     assert world.recheck.is_done
 
 
 async def test_what_was_cut_is_counted_with_its_reason(world: World) -> None:
     world.answers = [CutReason.FORBIDDEN]
-    world.recheck.drop_key(OTHER)
+    world.recheck.drop_key(OTHER, ended=False)
     await world.reasons()
 
     assert world.counted == [CutReason.FORBIDDEN]
@@ -118,7 +118,7 @@ async def test_what_was_cut_is_counted_with_its_reason(world: World) -> None:
 async def test_while_nobody_answers_the_question_is_put_again(world: World) -> None:
     world.answers = [Unavailable("away"), Unavailable("away"), CutReason.REVOKED]
 
-    world.recheck.drop_key(OTHER)
+    world.recheck.drop_key(OTHER, ended=False)
 
     assert await world.reasons() == [None, None, CutReason.REVOKED]
     assert world.asked == [OTHER] * 3
@@ -126,7 +126,7 @@ async def test_while_nobody_answers_the_question_is_put_again(world: World) -> N
 
 async def test_who_ends_by_itself_is_not_asked_about_any_more(world: World) -> None:
     world.answers = [Unavailable("away")]
-    world.recheck.drop_key(OTHER)
+    world.recheck.drop_key(OTHER, ended=False)
     await until(lambda: world.asked == [OTHER], within_s=5)
     world.tasks[2].cancel()
     await world.recheck.done()
@@ -140,7 +140,21 @@ async def test_who_ended_for_another_reason_is_not_counted(world: World) -> None
     exchange: Exchange = next(each for each in world.exchanges if each.subject.key_id == OTHER)
     exchange.cut(CutReason.CLIENT_GONE)
 
-    world.recheck.drop_key(OTHER)
+    world.recheck.drop_key(OTHER, ended=False)
 
     assert await world.reasons() == [None, None, CutReason.CLIENT_GONE]
     assert world.counted == []
+
+
+async def test_nobody_is_asked_about_a_key_that_has_ended(world: World) -> None:
+    world.recheck.drop_key(KEY, ended=True)
+
+    assert await world.reasons() == [CutReason.REVOKED, CutReason.REVOKED, None]
+    assert world.asked == []
+    assert world.counted == [CutReason.REVOKED, CutReason.REVOKED]
+
+
+async def test_nobody_is_asked_about_the_keys_of_a_tenant_that_has_ended(world: World) -> None:
+    world.recheck.drop_tenant(TENANT, ended=True)
+
+    assert await world.reasons() == [CutReason.REVOKED] * 3
