@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.usage_sums import SUMS_OF_ROWS, SUMS_OF_SUMS
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
-from domain.usage_spans import HOUR, Cover, Span, cover
+from domain.usage_spans import Cover, Span, cover
 from domain.values import TenantId
 
 _LABELS: Final = {
@@ -38,7 +38,10 @@ _SUBJECTS: Final = {
 }
 # The server takes months that it will not read for costly and compiles: most of a second, for milliseconds of work.
 NO_JIT: Final = text("SET LOCAL jit = off")
-_TOUCHED: Final = text("SELECT DISTINCT hour FROM usage_touched_hours WHERE hour >= :since AND hour < :until")
+_TOUCHED: Final = text("""
+    SELECT DISTINCT hour FROM usage_touched_hours
+    WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < :until
+""")
 
 
 async def read_report(
@@ -62,7 +65,7 @@ async def read_report(
     snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     async with snapshots.connect() as connection:
         await connection.execute(NO_JIT)
-        touched = await connection.execute(_TOUCHED, {"since": since - HOUR, "until": until})
+        touched = await connection.execute(_TOUCHED, {"since": since, "until": until})
         values = report_values(cover(since, until, touched.scalars().all()))
         if tenant_id is not None:
             values["tenant_id"] = tenant_id
