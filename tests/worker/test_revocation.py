@@ -201,3 +201,32 @@ async def test_a_record_that_cannot_be_written_fails_the_run_but_not_the_news(
         await fanout.run()
 
     assert await announcer.epoch() == await newest(sql)
+
+
+async def test_a_wrong_guess_at_the_epoch_announces_nothing_twice(
+    fanout: Fanout, engine: AsyncEngine, redis: Redis, sql: asyncpg.Connection
+) -> None:
+    """Two workers take turns: each believes that its own announcement was the last."""
+    sequence = Revocations(engine)
+    other = Fanout(latest=sequence.latest_seq, since=sequence.since, announcer=RevocationAnnouncer(redis))
+    before = await fanout.run()
+    numbers: list[int] = []
+    async with heard(redis) as news:
+        for turn in (other, fanout, other, fanout):
+            await sql.execute(FLIP, ONE)
+            await turn.run()
+            told = await anext(news)
+            assert told is not None
+            numbers += [row.seq for row in told.rows]
+
+    assert numbers == [before + 1, before + 2, before + 3, before + 4]
+
+
+async def test_a_run_that_finds_nothing_still_sees_that_redis_lost_its_memory(
+    fanout: Fanout, redis: Redis, sql: asyncpg.Connection
+) -> None:
+    await fanout.run()
+    await redis.delete(EPOCH_KEY)
+
+    assert await fanout.run() == await newest(sql)
+    assert await RevocationAnnouncer(redis).epoch() == await newest(sql)

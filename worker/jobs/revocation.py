@@ -41,6 +41,7 @@ class Fanout:
         self._since = since
         self._announcer = announcer
         self._record = record
+        self._announced: int | None = None
 
     async def run(self) -> int:
         """Announce until nothing is left to announce; return the number announced last.
@@ -52,19 +53,30 @@ class Fanout:
             through as well.
         """
         unrecorded: OSError | None = None
-        while True:
+        # What this process announced last is most likely what was announced last: a wrong guess is refused.
+        epoch = self._announced
+        if epoch is None:
             epoch = await self._announcer.epoch()
+        while True:
             news = await self._news(epoch)
             unrecorded = await self._recorded() or unrecorded
             if news is None:
-                break
-            if await self._announcer.announce(news, instead_of=epoch):
+                found = await self._announcer.epoch()
+                if found == epoch:
+                    break
+                epoch = found
+            elif await self._announcer.announce(news, instead_of=epoch):
                 _log.info("revocations_announced", seq=news.seq, rows=len(news.rows))
+                epoch = news.seq
+            else:
+                epoch = await self._announcer.epoch()
+        self._announced = epoch
         if unrecorded is not None:
             raise unrecorded
         return epoch or 0
 
     async def _news(self, epoch: int | None) -> Announcement | None:
+        """Return what to announce instead of an epoch, None if it is the newest number."""
         if epoch is not None and (rows := await self._since(epoch, MAX_ROWS)):
             if rows[-1].seq - epoch == len(rows):
                 return Announcement(after=epoch, seq=rows[-1].seq, rows=tuple(rows))
