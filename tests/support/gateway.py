@@ -221,14 +221,6 @@ class Gateway:
         """Return once `/readyz` is green."""
         await self._when(self._is_green, within_s=within_s)
 
-    async def not_ready(self, *, within_s: float) -> None:
-        """Return once `/readyz` is red."""
-
-        async def is_red() -> bool:
-            return await self.status("/readyz") == httpx.codes.SERVICE_UNAVAILABLE
-
-        await self._when(is_red, within_s=within_s)
-
     async def knows(self, backends: int, *, within_s: float = READY_WITHIN_S) -> None:
         """Return once that many backends are up in the eyes of an app process."""
 
