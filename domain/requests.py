@@ -73,6 +73,10 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     options: dict[str, msgspec.Raw] | None
     asked: dict[str, Asked]
 
+    def without_content(self) -> "ParsedRequest":
+        """Return what is left to know once the body has been rebuilt: nothing that holds the client's bytes."""
+        return msgspec.structs.replace(self, fields={}, options=None, asked={})
+
     def __repr__(self) -> str:
         """Leave everything out that could hold a prompt."""
         return f"ParsedRequest(path={self.spec.path!r}, stream={self.stream}, prompt={self.prompt})"

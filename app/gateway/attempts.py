@@ -42,8 +42,8 @@ SERVER_ERRORS_BEFORE_STOP: Final = 2
 _log = structlog.get_logger()
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What is sent to whichever backend answers."""
+class Order(msgspec.Struct):
+    """What is sent to whichever backend answers. `request` comes without its content, which stands in `body`."""
 
     spec: RouteSpec
     request: ParsedRequest
@@ -53,6 +53,10 @@ class Order(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     request_id: bytes
     traceparent: bytes | None
+
+    def forget_body(self) -> None:
+        """Let go of what the client said: a backend has begun to answer, so nobody else will be asked."""
+        self.body = b""
 
     @property
     def echo(self) -> Echo | None:

@@ -144,6 +144,7 @@ async def relay(order: Order, downstream: Downstream, tally: Tally, gateway: Gat
     """
     tally.streamed = order.request.stream
     opened = await first_answer(order, tally, gateway)
+    order.forget_body()
     try:
         running = Relay(order, opened, downstream, tally, gateway)
         if opened.reader is not None:

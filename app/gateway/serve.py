@@ -53,8 +53,7 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     principal = await gateway.principal(call)
     visit.note.tenant = principal.tenant_slug
     visit.note.key = principal.key_prefix
-    body = await gateway.bodies.read(call, visit.receive)
-    request = parse_request(spec, body)
+    request = parse_request(spec, await gateway.bodies.read(call, visit.receive))
     visit.metrics.dropped(request.dropped)
     while not gateway.is_current(principal, call):
         # Asked until the answer holds at this very moment: from here to the start of the exchange, where the next
@@ -73,7 +72,7 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     tally = admit(call, principal, request, policed, candidates, gateway=gateway, model=name.display)
     order = Order(
         spec=spec,
-        request=request,
+        request=request.without_content(),
         name=name,
         path=spec.path.encode(),
         body=rebuild(request, name.forwarded, policed),
@@ -81,6 +80,8 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
         request_id=call.request_id_text,
         traceparent=call.traceparent,
     )
+    # A stream may live for an hour: from its first record on, nothing here holds the client's words any more.
+    del request, policed
     subject = Subject(
         principal.key_id,
         tally.admission.tenant_id,
