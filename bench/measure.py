@@ -24,6 +24,8 @@ STREAM_TOKENS = 5000
 """More than any stream here lives for."""
 _WARM_UP_S = 0.25
 _SPREAD_S = 0.5
+_ARRIVALS_S = 1.0
+"""Idle streams come one after another: what a burst of connections needs for a moment is another question."""
 _GONE_WITHIN_S = 5.0
 _MEMORY_SETTLES_S = 0.3
 
@@ -155,7 +157,9 @@ class Bench:
         """CPU per relayed record of many paced streams."""
         await self._backends.pace_streams()
         api = "native" if path == CHAT else "OpenAI"
-        cost = self._results.measure(f"CPU us per chunk, {self._scale.streams} {api} streams")
+        streams = f"{self._scale.streams} {api} streams"
+        cost = self._results.measure(f"CPU us per chunk, {streams}")
+        pace = self._results.measure(f"chunks per second, {streams}")
         mark = b"\n" if path == CHAT else b"\n\n"
         async for target in self._turns(self._relaying):
             request = target.request(path, chat(stream=True))
@@ -164,9 +168,10 @@ class Bench:
             ) as counts:
                 await begun(counts, self._scale.streams)
                 await asyncio.sleep(_WARM_UP_S)
-                records, cpu = counts.records, cpu_s(target.pids)
+                records, began, cpu = counts.records, time.perf_counter(), cpu_s(target.pids)
                 await asyncio.sleep(self._scale.stream_seconds)
                 records, spent = counts.records - records, cpu_s(target.pids) - cpu
+                pace.add(target.name, records / (time.perf_counter() - began))
                 cost.add(target.name, spent / max(1, records) * 1e6)
             self._results.count(target.name, counts)
 
@@ -177,12 +182,13 @@ class Bench:
         async with self._backends.hanging():
             for target in self._relaying:
                 request = target.request(CHAT, chat(stream=True))
+                streams = self._scale.idle_streams
                 before = resident_bytes(target.pids)
-                async with clients(target.port, request, self._scale.idle_streams) as counts:
-                    await begun(counts, self._scale.idle_streams)
+                async with clients(target.port, request, streams, spread_s=_ARRIVALS_S) as counts:
+                    await begun(counts, streams)
                     await asyncio.sleep(_MEMORY_SETTLES_S)
                     grown = resident_bytes(target.pids) - before
-                    held.add(target.name, grown / self._scale.idle_streams / 1024)
+                    held.add(target.name, grown / streams / 1024)
                 self._results.count(target.name, counts)
 
     async def leaving(self) -> None:
