@@ -45,11 +45,11 @@ class ModelIndex:
 
 
 def rank(candidates: tuple[Candidate, ...], cooling: Collection[str]) -> tuple[Candidate, ...]:
-    """Leave out backends in cooldown, unless that would leave nobody: then all are tried in order.
+    """Put backends in cooldown after those that are well, and silent ones last.
 
-    A silent backend is nobody in this respect: one that failed a moment ago is the better hope.
+    They are not left out: when everybody else has failed, one that failed a moment ago is a better answer than
+    none (docs/decisions/0005).
     """
     if not cooling:
         return candidates
-    awake = tuple(candidate for candidate in candidates if candidate.backend not in cooling)
-    return awake if awake and not awake[0].silent else candidates
+    return tuple(sorted(candidates, key=lambda candidate: (candidate.silent, candidate.backend in cooling)))

@@ -40,6 +40,15 @@ def connect_patient(url: SecretStr) -> Redis:
     )
 
 
+def own_channel(redis: Redis, name: str) -> str:
+    """Return the channel of that name that belongs to the client's logical database.
+
+    Messages know no databases: without its number in the name, two gateways that share a server would hear each
+    other's news.
+    """
+    return f"{name}:{redis.connection_pool.connection_kwargs.get('db') or 0}"
+
+
 def _connect(url: SecretStr, *, command_s: float, connect_s: float, wait_s: float, connections: int) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url.get_secret_value(),

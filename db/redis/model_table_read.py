@@ -8,6 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from db.redis.connection import own_channel
 from domain.model_table import ModelTable
 
 TABLE_KEY: Final = "nng:models"
@@ -61,7 +62,7 @@ class ModelTableReader:
             self._subscriber.pubsub() as subscription,
             aclosing(self._versions(subscription)) as versions,
         ):
-            await subscription.subscribe(CHANGED_CHANNEL)
+            await subscription.subscribe(own_channel(self._subscriber, CHANGED_CHANNEL))
             yield versions
 
     async def _versions(self, subscription: PubSub) -> AsyncGenerator[int, None]:

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 from redis.asyncio import Redis
 
+from db.redis.connection import own_channel
 from db.redis.model_table_read import CHANGED_CHANNEL, TABLE_KEY, VERSION_KEY
 from domain.model_table import BackendState, ModelTable
 
@@ -23,6 +24,7 @@ class ModelTableWriter:
     """Replaces the table as a whole, value and version in one step."""
 
     def __init__(self, redis: Redis) -> None:
+        self._channel = own_channel(redis, CHANGED_CHANNEL)
         self._replace = redis.register_script(_REPLACE)
         self._encode = msgspec.json.Encoder().encode
 
@@ -51,6 +53,6 @@ class ModelTableWriter:
         table = ModelTable(version=version, written_at=now, backends=backends)
         stored = await self._replace(
             keys=[TABLE_KEY, VERSION_KEY],
-            args=[based_on, version, self._encode(table), CHANGED_CHANNEL],
+            args=[based_on, version, self._encode(table), self._channel],
         )
         return table if stored else None

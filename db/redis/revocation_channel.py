@@ -13,6 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from db.redis.connection import own_channel
 from domain.tenants import Revocation
 
 EPOCH_KEY: Final = "nng:revocations:epoch"
@@ -69,6 +70,7 @@ class RevocationAnnouncer:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._script = redis.register_script(_ANNOUNCE)
+        self._channel = own_channel(redis, CHANNEL)
         self._encode = msgspec.json.Encoder().encode
 
     async def epoch(self) -> int | None:
@@ -80,7 +82,7 @@ class RevocationAnnouncer:
         """Publish news while the epoch is still `instead_of`; return False if somebody was quicker."""
         known = "" if instead_of is None else instead_of
         news = self._encode(announcement)
-        return bool(await self._script(keys=[EPOCH_KEY], args=[known, announcement.seq, news, CHANNEL]))
+        return bool(await self._script(keys=[EPOCH_KEY], args=[known, announcement.seq, news, self._channel]))
 
 
 class RevocationNews:
@@ -107,7 +109,7 @@ class RevocationNews:
         None each time the subscription stands (anew), because news may have been missed before.
         """
         async with self._redis.pubsub() as subscription, aclosing(self._heard(subscription)) as heard:
-            await subscription.subscribe(CHANNEL)
+            await subscription.subscribe(own_channel(self._redis, CHANNEL))
             yield heard
 
     async def _heard(self, subscription: PubSub) -> AsyncGenerator[Announcement | None, None]:
