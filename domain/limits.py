@@ -10,7 +10,19 @@ from enum import StrEnum
 
 import msgspec
 
-from domain.values import KeyId, RequestId, TenantId
+from domain.values import KeyId, Limits, RequestId, TenantId
+
+__all__ = [
+    "MINUTE_S",
+    "Admitted",
+    "Ask",
+    "LimitKind",
+    "LimitState",
+    "Limits",
+    "PeriodBounds",
+    "Refused",
+    "tightest",
+]
 
 MINUTE_S = 60
 
@@ -23,40 +35,6 @@ class LimitKind(StrEnum):
     CONCURRENCY = "concurrency"
     TOKENS_PER_DAY = "tokens_per_day"
     TOKENS_PER_MONTH = "tokens_per_month"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """The limits of one tenant or one key. None: not limited here; a key is then bound by its tenant's alone."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-    tokens_per_day: int | None = None
-    tokens_per_month: int | None = None
-
-    def any_set(self) -> bool:
-        """Tell whether anything is limited at all."""
-        return any(
-            limit is not None
-            for limit in (
-                self.requests_per_minute,
-                self.tokens_per_minute,
-                self.concurrency,
-                self.tokens_per_day,
-                self.tokens_per_month,
-            )
-        )
-
-    def smallest_token_limit(self) -> int | None:
-        """Return the smallest whole token limit: no request may ever need more than that."""
-        return min(
-            (
-                limit
-                for limit in (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
-                if limit is not None
-            ),
-            default=None,
-        )
 
 
 class PeriodBounds(msgspec.Struct, frozen=True):
@@ -110,6 +88,24 @@ class Refused(msgspec.Struct, frozen=True):
     refused: LimitState
     retry_after_s: float
     states: tuple[LimitState, ...]
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """Redis has no memory of the tenant's quotas, and grants nothing before it was told what is spent."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """The tokens that a tenant, or one of its keys, has spent in one period.
+
+    `kind` is one of the two quotas, `start` and `end` are the period's Unix seconds. `key_id` None stands for the
+    tenant as a whole.
+    """
+
+    kind: LimitKind
+    start: int
+    end: int
+    key_id: KeyId | None
+    tokens: int
 
 
 def tightest(states: Iterable[LimitState], kinds: frozenset[LimitKind]) -> LimitState | None:
