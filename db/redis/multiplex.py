@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import hiredis
 from pydantic import SecretStr
@@ -74,7 +74,7 @@ class MultiplexedRedis:
         link = self._link
         if link is None or link.broken:
             link = await self._connected()
-        answer = await link.ask(hiredis.pack_command(args))
+        answer = await link.ask(_packed(args))
         if isinstance(answer, hiredis.ReplyError):
             raise _refusal(answer)
         return answer
@@ -91,7 +91,7 @@ class MultiplexedRedis:
         if self._link is not None and not self._link.broken:
             command = ("EVALSHA", script.sha, len(keys), *keys, *args)
             # The loop complains about failures that nobody collects; nobody will.
-            self._link.ask(hiredis.pack_command(command)).add_done_callback(_collect)
+            self._link.ask(_packed(command)).add_done_callback(_collect)
 
     async def aclose(self) -> None:
         """Close the connection; calls that still wait fail. A later call would connect again."""
@@ -111,6 +111,7 @@ class MultiplexedRedis:
         if asyncio.get_running_loop().time() < self._closed_until:
             raise RedisAway("Redis was out of reach a moment ago")
         self._connecting = asyncio.create_task(self._connect())
+        self._connecting.add_done_callback(_collect)
         # Whoever asks may leave; the attempt goes on for the others.
         return await asyncio.shield(self._connecting)
 
@@ -151,6 +152,9 @@ class _Link(asyncio.Protocol):
     def ask(self, command: bytes) -> "asyncio.Future[object]":
         """Return where the answer will be. Abandoning it is fine: its answer is passed over."""
         future: asyncio.Future[object] = self._loop.create_future()
+        if self.broken:
+            future.set_exception(RedisAway("the connection to Redis broke"))
+            return future
         now = self._loop.time()
         self._waiting.append((future, now + self._timeout_s))
         if self._watch is None:
@@ -215,26 +219,22 @@ class _Link(asyncio.Protocol):
 
 async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], None]) -> _Link:
     """Return a connection that is signed in and in its logical database."""
-    options = parse_url(url.get_secret_value())
+    options: dict[str, Any] = dict(parse_url(url.get_secret_value()))
+    kind = options.pop("connection_class", None)
     loop = asyncio.get_running_loop()
     link = _Link(timeout_s=timeout_s, on_silence=on_silence)
     if "path" in options:
         await loop.create_unix_connection(lambda: link, options["path"])
     else:
-        tls = None
-        if options.get("connection_class") is SSLConnection:
-            tls = SSLConnection(
-                **{k: v for k, v in options.items() if k != "connection_class"}
-            ).ssl_context.get()
-        await loop.create_connection(
-            lambda: link, options.get("host", "localhost"), options.get("port", _DEFAULT_PORT), ssl=tls
-        )
+        tls = SSLConnection(**options).ssl_context.get() if kind is SSLConnection else None
+        host, port = options.get("host", "localhost"), options.get("port", _DEFAULT_PORT)
+        await loop.create_connection(lambda: link, host, port, ssl=tls)
     try:
         if "password" in options:
             user = (options["username"],) if options.get("username") else ()
             await _handshake(link, "AUTH", *user, options["password"])
-        if options.get("db"):
-            await _handshake(link, "SELECT", options["db"])
+        # Also where it changes nothing: a server that hangs accepts connections all the same.
+        await _handshake(link, "SELECT", options.get("db", 0))
     except BaseException:
         link.give_up("the handshake failed")
         raise
@@ -242,9 +242,14 @@ async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], 
 
 
 async def _handshake(link: _Link, *command: _Argument) -> None:
-    answer = await link.ask(hiredis.pack_command(command))
+    answer = await link.ask(_packed(command))
     if isinstance(answer, hiredis.ReplyError):
         raise _refusal(answer)
+
+
+def _packed(command: tuple[_Argument, ...]) -> bytes:
+    # Its stub speaks of a tuple of one.
+    return hiredis.pack_command(cast("Any", command))
 
 
 def _refusal(answer: Exception) -> ResponseError:
@@ -252,6 +257,6 @@ def _refusal(answer: Exception) -> ResponseError:
     return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
 
 
-def _collect(future: "asyncio.Future[object]") -> None:
+def _collect(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
