@@ -13,9 +13,7 @@ from domain.periods import bounds
 
 HOUR = 3600
 ZONES = sorted(available_timezones() - {"localtime", "posixrules", "Factory"})
-INSTANTS = st.datetimes(
-    min_value=datetime(1970, 1, 5), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)
-)
+INSTANTS = st.integers(5 * 86_400, 4_102_444_800).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 
 
 def at(text: str, zone: str = "UTC") -> datetime:
@@ -114,17 +112,8 @@ def test_a_year_of_days_has_no_gap() -> None:
     distinct = list(dict.fromkeys(days))
 
     assert all(earlier.next == later.current for earlier, later in pairwise(distinct))
-    assert (
-        len(
-            [
-                found
-                for found in distinct
-                if month("Europe/Berlin", instant(found.current)).current
-                < at("2029-01-01", "Europe/Berlin").timestamp()
-            ]
-        )
-        == 366
-    )
+    new_year = at("2029-01-01", "Europe/Berlin").timestamp()
+    assert len([found for found in distinct if found.current < new_year]) == 366
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "", "../etc/passwd", "Europe"])
