@@ -249,7 +249,7 @@ async def _handshake(link: _Link, *command: _Argument) -> None:
 
 def _packed(command: tuple[_Argument, ...]) -> bytes:
     # Its stub speaks of a tuple of one.
-    return hiredis.pack_command(cast("Any", command))
+    return cast("bytes", hiredis.pack_command(cast("Any", command)))
 
 
 def _refusal(answer: Exception) -> ResponseError:
