@@ -4,6 +4,7 @@ import time
 from uuid import UUID, uuid4
 
 from db.redis.limits import LimitStore
+from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Admitted, Ask, LimitKind, PeriodBounds, Refused, Spent
 from domain.values import KeyId, Limits, RequestId, TenantId
 
@@ -76,3 +77,16 @@ async def refused(store: LimitStore, ask: Ask) -> Refused:
     answer = await store.take(ask)
     assert isinstance(answer, Refused), answer
     return answer
+
+
+async def age_reservations(redis: MultiplexedRedis, of: Customer, seconds: int) -> None:
+    """Make every reservation that much older."""
+    script = """
+    local open = redis.call('HGETALL', KEYS[1])
+    for i = 1, #open, 2 do
+      local held = cmsgpack.unpack(open[i + 1])
+      held.at = held.at - tonumber(ARGV[1])
+      redis.call('HSET', KEYS[1], open[i], cmsgpack.pack(held))
+    end
+    """
+    await redis.call("EVAL", script, 1, f"nng:{{t:{of.tenant_id}}}:open", seconds)

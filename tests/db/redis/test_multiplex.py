@@ -76,7 +76,9 @@ async def test_every_answer_reaches_its_asker(redis: MultiplexedRedis) -> None:
 async def test_a_large_answer_arrives_whole(redis: MultiplexedRedis) -> None:
     large = bytes(range(256)) * 8192
 
-    assert await asyncio.gather(redis.call("ECHO", large), redis.call("ECHO", "small")) == [large, b"small"]
+    answers = await asyncio.gather(*(redis.call("ECHO", word) for word in (large, b"small")))
+
+    assert answers == [large, b"small"]
 
 
 async def test_all_callers_share_one_connection(redis: MultiplexedRedis) -> None:
