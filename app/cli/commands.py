@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from app.cli import catalogue, keys, models, policies, tenants
+from app.cli import catalogue, keys, limits, models, policies, tenants
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
 from app.cli.migrate import migrate
@@ -31,7 +31,7 @@ Example: `neuronetz-gateway up --demo` starts everything on this machine, simula
 )
 for command in (up, serve, worker, migrate, init, usage, probe_ollama, catalogue.list_models, openapi):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, policies.app):
+for noun in (tenants.app, keys.app, models.app, limits.app, policies.app):
     app.command(noun)
 
 
