@@ -175,11 +175,11 @@ local function settle(request, tokens)
   return 1
 end
 
--- Answers how many reservations were given back. Those younger than grace_s stay: their process may not have
+-- Takes the ids of live processes after grace_s. Answers how many reservations were given back. Those younger than grace_s stay: their process may not have
 -- reported yet.
-local function sweep(grace_s, ...)
+local function sweep(grace_s)
   local live = {}
-  for _, process in ipairs({...}) do live[process] = true end
+  for i = 3, #ARGV do live[ARGV[i]] = true end
   local open = redis.call('HGETALL', prefix .. ':open')
   local returned = 0
   for i = 1, #open, 2 do
@@ -199,16 +199,16 @@ local function sweep(grace_s, ...)
 end
 
 -- Takes five arguments for each sum: period, start, end, scope, tokens. Answers 1, or 0 if somebody was quicker.
-local function begin(...)
+-- Reads them in place, as there may be more than fit on Lua's stack.
+local function begin()
   if not redis.call('SET', prefix .. ':epoch', now_s, 'NX') then return 0 end
-  local sums = {...}
   local known = {}
-  for i = 1, #sums, 5 do
-    local key = prefix .. ':' .. sums[i] .. ':' .. sums[i + 1]
+  for i = 2, #ARGV, 5 do
+    local key = prefix .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1]
     if not known[key] then redis.call('DEL', key) end
     known[key] = true
-    redis.call('HSET', key, sums[i + 3], sums[i + 4])
-    redis.call('EXPIREAT', key, string.format('%.0f', tonumber(sums[i + 2]) + KEEP_S))
+    redis.call('HSET', key, ARGV[i + 3], ARGV[i + 4])
+    redis.call('EXPIREAT', key, string.format('%.0f', tonumber(ARGV[i + 2]) + KEEP_S))
   end
   -- What runs is in no sum yet. There is any only if the epoch alone was taken away, to have it all counted anew.
   for _, packed in ipairs(redis.call('HVALS', prefix .. ':open')) do
@@ -227,4 +227,4 @@ local function begin(...)
 end
 
 local acts = {take = take, settle = settle, sweep = sweep, begin = begin}
-return acts[ARGV[1]](unpack(ARGV, 2))
+return acts[ARGV[1]](ARGV[2], ARGV[3], ARGV[4], ARGV[5])

@@ -299,8 +299,10 @@ async def test_redis_chooses_the_period_that_holds_its_now(
 
 async def test_a_period_begins_at_its_first_second(store: LimitStore, redis: MultiplexedRedis) -> None:
     now = await redis_now(redis)
-    one = Customer(now=now, tenant=Limits(tokens_per_day=100))
+    one = Customer(now=now, tenant=Limits(tokens_per_day=100, tokens_per_month=100))
+    # The day that the ask calls next and the month that it calls current begin in the same second.
     one.day = PeriodBounds(now - DAY_S, now - 1, now + 2, now + DAY_S)
+    one.month = PeriodBounds(now - DAY_S, now + 2, now + DAY_S, now + 2 * DAY_S)
     await store.begin(one.tenant_id, one.spent())
     await admitted(store, one.ask(100))
 
@@ -471,6 +473,14 @@ async def test_what_runs_is_counted_on_top_when_all_is_counted_anew(
     assert list((await remaining(store, one)).values()) == [50, 50]
     await store.settle(one.tenant_id, ask.request_id, 5)
     assert list((await remaining(store, one)).values()) == [65, 65]
+
+
+async def test_a_tenant_may_have_thousands_of_keys(store: LimitStore) -> None:
+    one = Customer(tenant=Limits(tokens_per_day=100))
+    spent = [Spent(LimitKind.TOKENS_PER_DAY, 0, DAY_S, KeyId(uuid4()), 1) for _ in range(5000)]
+
+    assert await store.begin(one.tenant_id, [*spent, *one.spent(60)])
+    assert (await remaining(store, one))["tenant", LimitKind.TOKENS_PER_DAY] == 40
 
 
 async def test_tenants_that_may_hold_something_are_listed(store: LimitStore, leases: LimitLeases) -> None:
