@@ -35,6 +35,7 @@ def instant(seconds: int) -> datetime:
 @settings(deadline=None)  # the first use of a zone reads its file
 @given(st.sampled_from(ZONES), INSTANTS)
 @example("America/Sao_Paulo", at("2018-11-04T03:00:00"))  # midnight is skipped
+@example("America/Toronto", at("1919-03-31T04:45:00"))  # the clocks jump from 23:30 to 00:30
 @example("America/St_Johns", at("2010-11-07T02:31:30"))  # midnight comes twice, an hour apart
 @example("Pacific/Apia", at("2011-12-30T10:00:00"))  # a whole day is skipped
 @example("Pacific/Kwajalein", at("1993-08-21T12:00:00"))
