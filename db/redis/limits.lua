@@ -175,8 +175,8 @@ local function settle(request, tokens)
   return 1
 end
 
--- Takes the ids of live processes after grace_s. Answers how many reservations were given back. Those younger than grace_s stay: their process may not have
--- reported yet.
+-- Takes the ids of live processes after grace_s. Answers how many reservations were given back. Those younger than
+-- grace_s stay: their process may not have reported yet.
 local function sweep(grace_s)
   local live = {}
   for i = 3, #ARGV do live[ARGV[i]] = true end

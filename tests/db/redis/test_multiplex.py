@@ -12,9 +12,9 @@ from redis.exceptions import ResponseError
 from db.redis.multiplex import MultiplexedRedis, RedisAway, RedisScript
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
-TIMEOUT_S: Final = 0.05
+TIMEOUT_S: Final = 0.1
 # A machine that does other things as well may take longer than that to notice.
-NOTICED_S: Final = 0.5
+NOTICED_S: Final = 0.6
 # No pause between two attempts is longer.
 BACK_S: Final = 3.0
 
