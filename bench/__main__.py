@@ -17,7 +17,7 @@ import uvloop
 from bench import targets
 from bench.measure import QUICK, SECTIONS, Backends, Bench, Scale
 from bench.processes import Cores, split_cores
-from bench.report import SUBJECT, Results, as_json, as_table, this_machine
+from bench.report import BEFORE, SUBJECT, Results, as_json, as_table, this_machine
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -57,7 +57,7 @@ def start(
     if "granian" in wanted:
         found.append(running.enter_context(targets.floor(cores)))
     if against is not None:
-        found.append(running.enter_context(targets.gateway("before", against.resolve(), backend, cores)))
+        found.append(running.enter_context(targets.gateway(BEFORE, against.resolve(), backend, cores)))
     if SUBJECT in wanted:
         found.append(running.enter_context(targets.gateway(SUBJECT, REPOSITORY, backend, cores)))
     return backend, found

@@ -228,13 +228,15 @@ class Bench:
     def _note_latency(self, found: Mapping[str, list[list[float]]], what: str) -> None:
         for share in (50, 99):
             plain = self._results.measure(f"{what}, p{share}")
-            added = self._results.measure(f"{what}, p{share}, added to direct")
             for name, rounds in found.items():
-                for times, direct in zip(rounds, found["direct"], strict=True):
-                    took = percentile(times, share) * 1e3
-                    plain.add(name, took)
-                    if name != "direct":
-                        added.add(name, took - percentile(direct, share) * 1e3)
+                for times in rounds:
+                    plain.add(name, percentile(times, share) * 1e3)
+        added = self._results.measure(f"{what}, p50 added to direct")
+        direct = found.get("direct", ())
+        for name, rounds in found.items():
+            for times, theirs in zip(rounds, direct, strict=False):
+                if name != "direct":
+                    added.add(name, (percentile(times, 50) - percentile(theirs, 50)) * 1e3)
 
 
 def chat(*, stream: bool) -> dict[str, object]:

@@ -11,8 +11,10 @@ import msgspec
 
 from bench.load import Counts
 
-REFERENCE = "nginx"
 SUBJECT = "gateway"
+BEFORE = "before"
+REFERENCES = ("nginx", BEFORE)
+"""What the gateway's figures are divided by, round by round, where it was measured."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -42,14 +44,13 @@ class Measure:
             return None
         return Summary(statistics.median(rounds), min(rounds), max(rounds), tuple(rounds))
 
-    def ratio(self, target: str, to: str = REFERENCE) -> Summary | None:
-        """Return a target's rounds divided by the same rounds of another one."""
-        pairs = zip(self.rounds.get(target, ()), self.rounds.get(to, ()), strict=False)
+    def ratio(self, reference: str) -> Summary | None:
+        """Return the gateway's rounds divided by the same rounds of another target."""
         ratios = Measure("")
-        for ours, theirs in pairs:
+        for ours, theirs in zip(self.rounds.get(SUBJECT, ()), self.rounds.get(reference, ()), strict=False):
             if theirs > 0:
-                ratios.add(target, ours / theirs)
-        return ratios.summary(target)
+                ratios.add(SUBJECT, ours / theirs)
+        return ratios.summary(SUBJECT)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -107,39 +108,42 @@ class Results:
 
 def as_json(results: Results, targets: Sequence[str]) -> bytes:
     """Return everything, for a machine."""
-    measures = {
-        measure.name: {
-            name: {
-                "value": summary,
-                f"ratio to {REFERENCE}": measure.ratio(name) if REFERENCE in targets else None,
-            }
-            for name in targets
-            if (summary := measure.summary(name)) is not None
-        }
-        for measure in results.measures.values()
-    }
     document = {
         "machine": results.machine,
         "answered": results.answered,
         "failed": results.failed,
-        "measures": measures,
+        "measures": {
+            measure.name: {
+                "targets": {name: measure.summary(name) for name in targets},
+                "ratios": {name: measure.ratio(name) for name in _references(targets)},
+            }
+            for measure in results.measures.values()
+        },
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def as_table(results: Results, targets: Sequence[str]) -> str:
     """Return a table for people: medians, with the lowest and the highest round behind them."""
-    rows = [["", *targets, *([f"{SUBJECT} / {REFERENCE}"] if REFERENCE in targets else [])]]
-    for measure in results.measures.values():
-        row = [measure.name, *(_cell(measure.summary(name)) for name in targets)]
-        if REFERENCE in targets:
-            row.append(_cell(measure.ratio(SUBJECT)))
-        rows.append(row)
+    references = _references(targets)
+    rows = [["", *targets, *(f"{SUBJECT} / {name}" for name in references)]]
+    rows += [
+        [
+            measure.name,
+            *(_cell(measure.summary(name)) for name in targets),
+            *(_cell(measure.ratio(name)) for name in references),
+        ]
+        for measure in results.measures.values()
+    ]
     rows.append(["answered", *(f"{results.answered.get(name, 0):,}" for name in targets)])
     rows.append(["failed (not 2xx, broken, lost)", *(str(results.failed.get(name, 0)) for name in targets)])
     widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
     return "\n".join([str(results.machine), "", *(line.rstrip() for line in lines)])
+
+
+def _references(targets: Sequence[str]) -> list[str]:
+    return [name for name in REFERENCES if name in targets and SUBJECT in targets]
 
 
 def _cell(summary: Summary | None) -> str:

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from db.postgres import Database, UnitOfWork
 from db.redis.key_cache import RedisKeyCache
 from db.redis.revocation_channel import Announcement, RevocationAnnouncer, highest_number
-from db.revocation_mirror import MirroredRevocation, MirrorSource, RevocationMirror
+from db.revocation_mirror import MirroredRevocation, RevocationMirror
+from db.revocations import Revocations
 from domain.tenants import Actor, KeyStatus, KeyUnknown, RevocationScope, TenantStatus
 
 MARGIN: Final = 1_000_000
@@ -89,7 +90,7 @@ async def raise_restore_fence(
         await work.revocations.raise_fence(seq)
         await work.audit.append("restore.fence", f"revocations:{seq}", after={"newest_before": newest})
     if mirror is not None:
-        await mirror.rejoin(MirrorSource(database.engine).starting_at)
+        await mirror.rejoin(Revocations(database.engine).since)
     cached_keys = await RedisKeyCache(redis).clear()
     await _announce(redis, seq)
     return FenceReport(

@@ -16,22 +16,12 @@ from uuid import UUID
 import anyio.to_thread
 import msgspec
 import structlog
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.tenants import RevocationScope
+from domain.tenants import Revocation, RevocationScope
 
 PAGE_ROWS: Final = 1000
 _TAIL_BYTES: Final = 65_536
-_SINCE: Final = text("""
-    SELECT r.seq, r.scope, r.id, r.at, CASE r.scope
-        WHEN 'key' THEN EXISTS (
-            SELECT FROM api_keys AS k WHERE k.id = r.id
-            AND k.status = 'active' AND (k.expires_at IS NULL OR k.expires_at > now()))
-        ELSE EXISTS (SELECT FROM tenants AS t WHERE t.id = r.id AND t.status = 'active')
-        END AS usable
-    FROM revocations AS r WHERE r.seq >= :seq ORDER BY r.seq LIMIT :limit
-""")
+Since = Callable[[int, int], Awaitable[Sequence[Revocation]]]
 
 _log = structlog.get_logger()
 
@@ -51,22 +41,6 @@ class MirroredRevocation(msgspec.Struct, frozen=True):
         return self.seq, self.at
 
 
-class MirrorSource:
-    """Reads the lines-to-be from Postgres."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    async def starting_at(self, seq: int) -> tuple[MirroredRevocation, ...]:
-        """Return the rows from this number on, oldest first, at most `PAGE_ROWS`."""
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(_SINCE, {"seq": seq, "limit": PAGE_ROWS})
-        return tuple(
-            MirroredRevocation(row.seq, RevocationScope(row.scope), row.id, row.at, row.usable)
-            for row in rows
-        )
-
-
 class RevocationMirror:
     """The file. Several workers may share it: each step holds its lock. Methods raise `OSError`."""
 
@@ -76,16 +50,17 @@ class RevocationMirror:
         self._decode = msgspec.json.Decoder(MirroredRevocation).decode
         self._forked = False
 
-    async def catch_up(self, starting_at: Callable[[int], Awaitable[Sequence[MirroredRevocation]]]) -> None:
+    async def catch_up(self, since: Since) -> None:
         """Add every row that is not in the file, and return once the disk has them.
 
         Parameters
         ----------
-        starting_at
-            Returns one page of the rows from a number on.
+        since
+            Returns the rows above a number in order, at most so many.
         """
         last = await anyio.to_thread.run_sync(self.last)
-        rows = await starting_at(0 if last is None else last.seq)
+        # The last line's own row is read again: it tells whether the file and Postgres still agree.
+        rows = await _page(since, after=-1 if last is None else last.seq - 1)
         if last is not None and (not rows or rows[0].row != last.row):
             # The file knows what Postgres does not: a backup was restored, or rows were pruned before we came.
             if not self._forked:
@@ -93,24 +68,24 @@ class RevocationMirror:
                     "revocation_mirror_and_database_differ", remedy="neuronetz-gateway restore-fence"
                 )
             self._forked = True
-            await self.rejoin(starting_at)
+            await self.rejoin(since)
             return
         self._forked = False
-        await self._add_pages(rows, starting_at, self._append_after_last)
+        await self._add_pages(rows, since, self._append_after_last)
 
-    async def rejoin(self, starting_at: Callable[[int], Awaitable[Sequence[MirroredRevocation]]]) -> None:
+    async def rejoin(self, since: Since) -> None:
         """Add every row that is not in the file, whatever the file ends with."""
-        await self._add_pages(await starting_at(0), starting_at, self._append_unknown)
+        await self._add_pages(await _page(since, after=-1), since, self._append_unknown)
 
     @staticmethod
     async def _add_pages(
         rows: Sequence[MirroredRevocation],
-        starting_at: Callable[[int], Awaitable[Sequence[MirroredRevocation]]],
+        since: Since,
         append: Callable[[Sequence[MirroredRevocation]], None],
     ) -> None:
         while rows:
             await anyio.to_thread.run_sync(append, rows)
-            rows = await starting_at(rows[-1].seq + 1) if len(rows) >= PAGE_ROWS else ()
+            rows = await _page(since, after=rows[-1].seq) if len(rows) >= PAGE_ROWS else ()
 
     def last(self) -> MirroredRevocation | None:
         """Return the last line, None if there is none."""
@@ -178,6 +153,13 @@ class RevocationMirror:
             yield file
         finally:
             os.close(file)
+
+
+async def _page(since: Since, *, after: int) -> Sequence[MirroredRevocation]:
+    return [
+        MirroredRevocation(row.seq, row.scope, row.subject_id, row.at, row.usable)
+        for row in await since(after, PAGE_ROWS)
+    ]
 
 
 def _sync_directory(path: Path) -> None:

@@ -11,7 +11,15 @@ from domain.tenants import Revocation, RevocationScope
 
 # The primary key read from its end: one index row, however long the table is.
 _LATEST: Final = text("SELECT COALESCE(max(seq), 0) FROM revocations")
-_SINCE: Final = text("SELECT seq, scope, id, at FROM revocations WHERE seq > :seq ORDER BY seq LIMIT :limit")
+_SINCE: Final = text("""
+    SELECT r.seq, r.scope, r.id, r.at, CASE r.scope
+        WHEN 'key' THEN EXISTS (
+            SELECT FROM api_keys AS k WHERE k.id = r.id
+            AND k.status = 'active' AND (k.expires_at IS NULL OR k.expires_at > now()))
+        ELSE EXISTS (SELECT FROM tenants AS t WHERE t.id = r.id AND t.status = 'active')
+        END AS usable
+    FROM revocations AS r WHERE r.seq > :seq ORDER BY r.seq LIMIT :limit
+""")
 
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(7957411251249051251 /* nng_revs, as in the triggers */)")
 _OLDEST: Final = text("SELECT COALESCE(min(seq), 0) FROM revocations")
@@ -38,7 +46,9 @@ class Revocations:
         """Return what came after `seq`, oldest first, at most `limit` entries."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(_SINCE, {"seq": seq, "limit": limit})
-        return tuple(Revocation(row.seq, RevocationScope(row.scope), row.id, row.at) for row in rows)
+        return tuple(
+            Revocation(row.seq, RevocationScope(row.scope), row.id, row.at, row.usable) for row in rows
+        )
 
 
 class RevocationHistory:

@@ -151,6 +151,21 @@ class RedisSettings(EnvSettings):
     redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url), Field(validation_alias="REDIS_URL")]
 
 
+def _check_mirror(path: Path | None) -> Path | None:
+    if path is not None and not path.is_absolute():
+        # Two programs started in different directories would keep two halves.
+        raise ValueError("must be an absolute path")
+    return path
+
+
+class MirrorSettings(EnvSettings):
+    """Where revocations are copied to, if anywhere."""
+
+    revocation_mirror: Annotated[
+        Path | None, AfterValidator(_check_mirror), Field(validation_alias="GATEWAY_REVOCATION_MIRROR")
+    ] = None
+
+
 class StoreSettings(DatabaseSettings, RedisSettings):
     """Where Postgres and Redis are, and how long one question to Postgres may take."""
 

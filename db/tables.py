@@ -202,7 +202,12 @@ class UsageRecordTable(Base):
         CheckConstraint("tokens_in >= 0 AND tokens_out >= 0 AND tokens_cached >= 0", "tokens_not_negative"),
         CheckConstraint("attempts >= 0", "attempts_not_negative"),
         Index("ix_usage_records_tenant_id_started_at", "tenant_id", "started_at"),
-        Index("ix_usage_records_started_at", "started_at", postgresql_using="brin"),
+        Index(
+            "ix_usage_records_started_at",
+            "started_at",
+            postgresql_using="brin",
+            postgresql_with={"autosummarize": "on"},
+        ),
         {"postgresql_partition_by": "RANGE (period)"},
     )
     period: Mapped[date] = mapped_column(primary_key=True)

@@ -20,7 +20,8 @@ LOCK: Final = int.from_bytes(b"nng_roll")
 _COLUMNS: Final = ", ".join((*KEYS, *SUMS))
 _KEYS: Final = ", ".join(KEYS)
 
-_TAKE_LOCK: Final = text(f"SELECT pg_advisory_xact_lock({LOCK})")
+# To compile statements (jit) would take longer than to run them.
+_TAKE_LOCK: Final = text(f"SELECT pg_advisory_xact_lock({LOCK}), set_config('jit', 'off', true)")
 _TOUCHED: Final = text("SELECT DISTINCT hour FROM usage_touched_hours ORDER BY hour")
 _TAKE_MARKS: Final = text("DELETE FROM usage_touched_hours WHERE hour = :hour")
 _IS_PRUNED: Final = text("SELECT EXISTS (SELECT FROM usage_pruned_months WHERE period = :period)")

@@ -195,12 +195,17 @@ class KeyUse(msgspec.Struct, frozen=True):
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """One entry of what caches must forget; `seq` is in the order of commit."""
+    """One entry of what caches must forget; `seq` is in the order of commit.
+
+    `usable` False says that the key, or every key of the tenant, had ended when this was read: nobody needs to ask
+    what became of it. Otherwise something about it changed.
+    """
 
     seq: int
     scope: RevocationScope
     subject_id: UUID
     at: datetime
+    usable: bool = True
 
 
 def checked_slug(slug: str) -> str:

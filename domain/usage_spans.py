@@ -53,6 +53,8 @@ def first_of_month(moment: datetime) -> date:
 
 def _whole(span: Span, unit: timedelta, stale: Iterable[datetime]) -> tuple[Span, ...]:
     """Return the whole units within a span that hold no stale hour, neighbours as one piece."""
+    if span.past - span.first < unit:
+        return ()
     inner = Span(_floor(span.first + unit - timedelta.resolution, unit), _floor(span.past, unit))
     holes = sorted({_floor(hour, unit) for hour in stale})
     return tuple(_gaps(inner, (Span(hole, hole + unit) for hole in holes)))

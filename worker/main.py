@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
@@ -27,9 +26,10 @@ from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationAnnouncer, seen_by
 from db.redis.usage_stream import AccountingStream
 from db.retention import Retention
-from db.revocation_mirror import MirrorSource, RevocationMirror
+from db.revocation_mirror import RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
+from db.tasks import end
 from db.usage import UsageRows
 from db.usage_roll_ups import UsageRollUps
 from domain.jobs import (
@@ -155,6 +155,7 @@ def job_table(
 ) -> tuple[JobSpec, ...]:
     """Return the jobs that requests and answers depend on."""
     sequence = Revocations(engine)
+    mirror = None if settings.revocation_mirror is None else RevocationMirror(settings.revocation_mirror)
     return (
         JobSpec(
             DISCOVERY_POLL,
@@ -168,7 +169,7 @@ def job_table(
                 latest=sequence.latest_seq,
                 since=sequence.since,
                 announcer=RevocationAnnouncer(redis),
-                record=revocation_record(settings.revocation_mirror, engine),
+                record=None if mirror is None else functools.partial(mirror.catch_up, sequence.since),
             ).run,
             repeatable="a number that was announced is not announced again",
             every_s=RECONCILE_INTERVAL_S,
@@ -219,13 +220,6 @@ def upkeep_jobs(settings: WorkerSettings, *, engine: AsyncEngine) -> tuple[JobSp
     )
 
 
-def revocation_record(path: Path | None, engine: AsyncEngine) -> Callable[[], Awaitable[None]] | None:
-    """Return what brings the mirror up to date, None where there is no mirror."""
-    if path is None:
-        return None
-    return functools.partial(RevocationMirror(path).catch_up, MirrorSource(engine).starting_at)
-
-
 async def _open_health_page(settings: WorkerSettings, queue: GatewayQueue) -> asyncio.Server:
     try:
         return await HealthPage(queue).listen(settings.health_host, settings.health_port)
@@ -249,6 +243,4 @@ async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)

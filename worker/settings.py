@@ -1,22 +1,14 @@
 """What the worker process needs beside the shared settings."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from db.settings import SharedSettings, load_settings
-
-
-def _check_mirror(path: Path | None) -> Path | None:
-    if path is not None and not path.is_absolute():
-        # Two workers started in different directories would keep two halves.
-        raise ValueError("must be an absolute path")
-    return path
+from db.settings import MirrorSettings, SharedSettings, load_settings
 
 
-class WorkerSettings(SharedSettings):
+class WorkerSettings(SharedSettings, MirrorSettings):
     """Discovery's rhythm, the mirror of the revocations, retention, and the worker's own liveness endpoint."""
 
     discovery_interval_s: Annotated[
@@ -28,9 +20,6 @@ class WorkerSettings(SharedSettings):
     discovery_stale_s: Annotated[
         float, Field(validation_alias="MODEL_DISCOVERY_STALE_SECONDS", ge=0, le=604_800)
     ] = 120.0
-    revocation_mirror: Annotated[
-        Path | None, AfterValidator(_check_mirror), Field(validation_alias="GATEWAY_REVOCATION_MIRROR")
-    ] = None
     usage_retention_months: Annotated[
         int | None, Field(validation_alias="GATEWAY_USAGE_RETENTION_MONTHS", ge=1, le=1200)
     ] = None

@@ -8,7 +8,7 @@ import msgspec
 from app.cli.failure import CommandFailed
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, count_of, moment, show_json, show_table
-from app.cli.place import environment, load, reason, store_address
+from app.cli.place import environment, load, redis_troubles, store_address
 
 if TYPE_CHECKING:
     from db.settings import RedisSettings
@@ -91,33 +91,19 @@ async def list_models(*, common: Common = COMMON) -> None:
 
 
 async def _read(settings: "RedisSettings") -> "tuple[ModelTable | None, int]":
-    from redis.exceptions import AuthenticationError, RedisError
-    from redis.exceptions import TimeoutError as RedisTimeout
-
     from db.redis.connection import connect_hot
     from db.redis.model_table_read import ModelTableReader
 
-    where = store_address(settings.redis_url.get_secret_value())
-    redis = connect_hot(settings.redis_url, timeout_ms=_TIMEOUT_MS)
-    try:
-        reader = ModelTableReader(redis)
-        return await reader.read_table(), await reader.size_bytes()
-    except msgspec.MsgspecError:
-        raise CommandFailed(
-            f"The model table in Redis at {where} was written by another release or program."
-        ) from None
-    except AuthenticationError:
-        raise CommandFailed(f"Redis at {where} refused the password of REDIS_URL.") from None
-    except (RedisTimeout, TimeoutError):
-        raise CommandFailed(f"Redis at {where} did not answer in time.") from None
-    except OSError as exc:
-        raise CommandFailed(f"Redis at {where} cannot be reached: {reason(exc)}.") from None
-    except RedisError as exc:
-        cause = exc.__cause__ or exc.__context__
-        why = reason(cause) if isinstance(cause, OSError) else type(exc).__name__
-        raise CommandFailed(f"Redis at {where} cannot be used: {why}.") from None
-    finally:
-        await redis.aclose()
+    async with connect_hot(settings.redis_url, timeout_ms=_TIMEOUT_MS) as redis:
+        with redis_troubles(settings.redis_url):
+            reader = ModelTableReader(redis)
+            try:
+                return await reader.read_table(), await reader.size_bytes()
+            except msgspec.MsgspecError:
+                where = store_address(settings.redis_url.get_secret_value())
+                raise CommandFailed(
+                    f"The model table in Redis at {where} was written by another release or program."
+                ) from None
 
 
 def model_list(table: "ModelTable", size_bytes: int) -> ModelList:

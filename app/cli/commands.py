@@ -14,6 +14,7 @@ from app.cli.migrate import migrate
 from app.cli.openapi import openapi
 from app.cli.output import say
 from app.cli.probe import probe_ollama
+from app.cli.restore_fence import restore_fence
 from app.cli.serve import serve, worker
 from app.cli.up import up
 from app.cli.usage import usage
@@ -29,7 +30,18 @@ Example: `neuronetz-gateway up --demo` starts everything on this machine, simula
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
-for command in (up, serve, worker, migrate, init, usage, probe_ollama, catalogue.list_models, openapi):
+for command in (
+    up,
+    serve,
+    worker,
+    migrate,
+    init,
+    usage,
+    probe_ollama,
+    catalogue.list_models,
+    restore_fence,
+    openapi,
+):
     app.command(command)
 for noun in (tenants.app, keys.app, models.app, limits.app, policies.app):
     app.command(noun)

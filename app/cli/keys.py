@@ -1,13 +1,15 @@
 """`keys`: what callers prove themselves with."""
 
 import re
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import App, Parameter
 
+from app.cli.confirmed import exit_code, told, wait_for_confirmation
 from app.cli.failure import CommandFailed, InputRefused
 from app.cli.options import COMMON, Common
 from app.cli.output import Table, moment, say, show_json, show_table
@@ -152,37 +154,63 @@ async def list_(*, tenant: str | None = None, admin: bool = False, common: Commo
 
 
 @app.command
-async def revoke(key: str, /, *, common: Common = COMMON) -> None:
+async def revoke(key: str, /, *, wait: bool = False, common: Common = COMMON) -> int:
     """Revoke a key for good.
 
-    Example: `neuronetz-gateway keys revoke nng_4fT9xQ2b`
+    Example: `neuronetz-gateway keys revoke nng_4fT9xQ2b --wait`
 
     Parameters
     ----------
     key
         Its prefix (`nng_` and eight characters, as `keys list` shows it) or its id.
+    wait
+        Return when every running process has confirmed that it refuses the key and has cut its streams; exit
+        with 1 and name those that have not after 5 seconds.
     """
-    from db.settings import DatabaseSettings
-    from domain.tenants import KeyStatus, KeyUnknown
+    from db.revocations import Revocations
+    from db.settings import DatabaseSettings, RedisSettings
 
     reference = shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        try:
-            keys = work.keys(await work.tenants.owner_of_key(reference))
-            was_active = (await keys.get(reference)).status is KeyStatus.ACTIVE
-            revoked = await keys.revoke(reference)
-        except KeyUnknown:
-            raise CommandFailed(
-                f"There is no key {reference}; `{common.command('keys list')}` shows their prefixes."
-            ) from None
-        tenant = await _slug_of(work, revoked)
+    environ = environment(common)
+    settings = load(DatabaseSettings, environ)
+    redis_url = load(RedisSettings, environ).redis_url if wait else None
+    async with open_database(settings) as database:
+        async with database.unit_of_work(actor()) as work:
+            revoked, was_active = await _revoke(work, reference, common)
+            tenant = await _slug_of(work, revoked)
+        committed = time.monotonic()
+        seq = await Revocations(database.engine).latest_seq()
+    waited: dict[str, Any] = {}
+    code = 0
+    if redis_url is not None:
+        found = await wait_for_confirmation(seq, since=committed, redis_url=redis_url)
+        waited, code = {"confirmation": found}, exit_code(found)
     if common.json:
-        show_json({"key": _line(revoked, tenant), "changed": was_active})
-    elif was_active:
-        print(f"Key {revoked.prefix} ({revoked.name}) is revoked. {consequence()}")
+        show_json({"key": _line(revoked, tenant), "changed": was_active} | waited)
+        return code
+    if was_active:
+        print(
+            f"Key {revoked.prefix} ({revoked.name}) is revoked. {consequence() if not waited else ''}".rstrip()
+        )
     else:
         print(f"Key {revoked.prefix} ({revoked.name}) was revoked before; nothing changed.")
+    if waited:
+        print(told(waited["confirmation"]))
+    return code
+
+
+async def _revoke(work: "UnitOfWork", reference: str, common: Common) -> "tuple[KeySummary, bool]":
+    """Revoke a key and return it, and whether it was active until now."""
+    from domain.tenants import KeyStatus, KeyUnknown
+
+    try:
+        keys = work.keys(await work.tenants.owner_of_key(reference))
+        was_active = (await keys.get(reference)).status is KeyStatus.ACTIVE
+        return await keys.revoke(reference), was_active
+    except KeyUnknown:
+        raise CommandFailed(
+            f"There is no key {reference}; `{common.command('keys list')}` shows their prefixes."
+        ) from None
 
 
 def consequence() -> str:

@@ -147,6 +147,31 @@ def _database_sentence(trouble: Exception, url: "SecretStr") -> str:
     return f"Postgres at {where} failed ({type(cause).__name__}{f' {state}' if state else ''})."
 
 
+@contextmanager
+def redis_troubles(url: "SecretStr") -> Iterator[None]:
+    """Turn what Redis and the way to it can do to a block into one sentence.
+
+    Raises
+    ------
+    CommandFailed
+        The block failed for such a reason.
+    """
+    from redis.exceptions import AuthenticationError, RedisError
+    from redis.exceptions import TimeoutError as RedisTimeout
+
+    where = store_address(url.get_secret_value())
+    try:
+        yield
+    except AuthenticationError:
+        raise CommandFailed(f"Redis at {where} refused the password of REDIS_URL.") from None
+    except RedisTimeout:
+        raise CommandFailed(f"Redis at {where} did not answer in time.") from None
+    except RedisError as exc:
+        cause = exc.__cause__ or exc.__context__
+        why = reason(cause) if isinstance(cause, OSError) else type(exc).__name__
+        raise CommandFailed(f"Redis at {where} cannot be used: {why}.") from None
+
+
 def store_address(url: str) -> str:
     """Return host and port of a store's address: what may be shown of it."""
     try:

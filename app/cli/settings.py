@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from app.settings import PepperSettings
-from db.settings import DatabaseSettings
+from db.settings import DatabaseSettings, MirrorSettings, RedisSettings
 from domain.first_key import FirstKey
 
 
@@ -29,3 +29,7 @@ class MigrateSettings(DatabaseSettings):
         AfterValidator(lambda line: line and _check_first_key(line)),
         Field(validation_alias="GATEWAY_ADMIN_KEY_DIGEST"),
     ] = None
+
+
+class RestoreFenceSettings(DatabaseSettings, RedisSettings, MirrorSettings):
+    """What `restore-fence` reads."""

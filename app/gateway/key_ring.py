@@ -166,18 +166,22 @@ class KeyRing:
             if not of_tenant:
                 self._by_tenant.pop(principal.tenant_id, None)
 
-    def drop_key(self, key_id: UUID) -> None:
-        """Forget one key, so that its next request asks again."""
+    def drop_key(self, key_id: UUID, *, ended: bool) -> None:
+        """Forget one key, so that its next request asks again, or is refused at once if the key has ended."""
         self._unknown.clear()
         digest = self._by_key.get(key_id)
         if digest is not None:
             self._forget(digest)
+            if ended:
+                self._remember(digest, None)
 
-    def drop_tenant(self, tenant_id: UUID) -> None:
-        """Forget every key of a tenant. Keys that were unknown may work from now on."""
+    def drop_tenant(self, tenant_id: UUID, *, ended: bool) -> None:
+        """Forget every key of a tenant in the same way. Keys that were unknown may work from now on."""
         self._unknown.clear()
         for digest in tuple(self._by_tenant.get(tenant_id, ())):
             self._forget(digest)
+            if ended:
+                self._remember(digest, None)
 
     def drop_all(self) -> None:
         """Forget everything."""

@@ -16,8 +16,9 @@ _log = structlog.get_logger()
 
 
 class Recheck:
-    """Asks for each running exchange that a revocation names whether it would be let in now.
+    """Asks for each running exchange that a revocation names whether it would be let in now; cuts it if not.
 
+    Where the revocation itself says that the key has ended, there is nothing to ask.
     It stands behind the key ring in the list of caches, so that asking reads what is true now. While nobody can
     be asked the exchange runs on, and is asked about again: its revocation is named only once.
 
@@ -53,23 +54,30 @@ class Recheck:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def drop_key(self, key_id: UUID) -> None:
+    def drop_key(self, key_id: UUID, *, ended: bool) -> None:
         """Look at the exchanges of one key."""
-        self._start(exchange for exchange in self._exchanges if exchange.subject.key_id == key_id)
+        self._start([each for each in self._exchanges if each.subject.key_id == key_id], ended=ended)
 
-    def drop_tenant(self, tenant_id: UUID) -> None:
+    def drop_tenant(self, tenant_id: UUID, *, ended: bool) -> None:
         """Look at the exchanges of one tenant's keys."""
-        self._start(exchange for exchange in self._exchanges if exchange.subject.tenant_id == tenant_id)
+        self._start([each for each in self._exchanges if each.subject.tenant_id == tenant_id], ended=ended)
 
     def drop_all(self) -> None:
         """Look at every exchange."""
-        self._start(self._exchanges)
+        self._start(self._exchanges, ended=False)
 
-    def _start(self, concerned: Iterable[Exchange]) -> None:
+    def _start(self, concerned: Iterable[Exchange], *, ended: bool) -> None:
         for exchange in concerned:
+            if ended:
+                self._cut(exchange, CutReason.REVOKED)
+                continue
             task = asyncio.create_task(self._check(exchange))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _cut(self, exchange: Exchange, reason: CutReason) -> None:
+        if exchange.cut(reason):
+            self._on_cut(reason)
 
     async def _check(self, exchange: Exchange) -> None:
         told = False
@@ -82,6 +90,6 @@ class Recheck:
                 told = True
                 await asyncio.sleep(ASK_AGAIN_S)
                 continue
-            if objection is not None and exchange.cut(objection):
-                self._on_cut(objection)
+            if objection is not None:
+                self._cut(exchange, objection)
             return

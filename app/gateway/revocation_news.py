@@ -56,11 +56,11 @@ class RevocationHearer:
         ):
             await self._follower.poll_safely()
 
-    def drop_key(self, key_id: UUID) -> None:  # noqa: ARG002 - the interface is the caches'
+    def drop_key(self, key_id: UUID, *, ended: bool) -> None:  # noqa: ARG002 - the interface is the caches'
         """Confirm soon, in a task of its own: the next announcement must not wait for an answer to this one's."""
         self._acted.set()
 
-    def drop_tenant(self, tenant_id: UUID) -> None:  # noqa: ARG002
+    def drop_tenant(self, tenant_id: UUID, *, ended: bool) -> None:  # noqa: ARG002
         """Confirm soon."""
         self._acted.set()
 

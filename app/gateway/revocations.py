@@ -35,15 +35,20 @@ class Revoked(Protocol):
     def subject_id(self) -> UUID: ...  # noqa: D102
     @property
     def at(self) -> datetime: ...  # noqa: D102
+    @property
+    def usable(self) -> bool: ...  # noqa: D102
 
 
 class DropsKeys(Protocol):
-    """The caches that must forget what was revoked."""
+    """The caches that must forget what was revoked.
 
-    def drop_key(self, key_id: UUID) -> None:
+    `ended` says that there is nothing to ask: the key, or each key of the tenant, may be refused at once.
+    """
+
+    def drop_key(self, key_id: UUID, *, ended: bool) -> None:
         """Forget one key."""
 
-    def drop_tenant(self, tenant_id: UUID) -> None:
+    def drop_tenant(self, tenant_id: UUID, *, ended: bool) -> None:
         """Forget all keys of a tenant."""
 
     def drop_all(self) -> None:
@@ -188,7 +193,7 @@ class RevocationFollower:
                 self._horizon = self._recent.popleft().seq
             for cache in self._caches:
                 if row.scope == "key":
-                    cache.drop_key(row.subject_id)
+                    cache.drop_key(row.subject_id, ended=not row.usable)
                 else:
-                    cache.drop_tenant(row.subject_id)
+                    cache.drop_tenant(row.subject_id, ended=not row.usable)
             self._watch.acted(row)

@@ -137,6 +137,10 @@ class LimitStore:
         )
         return answer == 1
 
+    async def forget(self, tenant_id: TenantId) -> None:
+        """Have the next `take` of a tenant find its sums unknown, so that they are counted anew."""
+        await self._redis.call("DEL", f"{_prefix(tenant_id)}:epoch")
+
     async def begin(self, tenant_id: TenantId, spent: Iterable[Spent]) -> bool:
         """Tell Redis what is spent, so that it grants again; return False if somebody else already did.
 

@@ -16,7 +16,8 @@ from db.redis.connection import connect_patient
 from db.redis.key_cache import RedisKeyCache
 from db.redis.revocation_channel import Announcement, RevocationAnnouncer, RevocationNews
 from db.restore_fence import MARGIN, FenceReport, raise_restore_fence
-from db.revocation_mirror import MirrorSource, RevocationMirror
+from db.revocation_mirror import RevocationMirror
+from db.revocations import Revocations
 from domain.tenants import Actor
 from tests.support.principals import principal
 from tests.support.rows import ACME, ONE, TWO, add_acme, add_key
@@ -45,7 +46,7 @@ class Site:
 
     async def copy_to_mirror(self) -> None:
         engine = create_engine(self.url, application_name="test", pool_size=None)
-        await self.mirror.catch_up(MirrorSource(engine).starting_at)
+        await self.mirror.catch_up(Revocations(engine).since)
         await engine.dispose()
 
     async def read(self, question: str) -> object:

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.postgres import create_engine
-from db.revocation_mirror import PAGE_ROWS, MirrorSource, RevocationMirror
+from db.revocation_mirror import PAGE_ROWS, RevocationMirror
+from db.revocations import Revocations
 from tests.support.counts import count
 from tests.support.rows import ACME, ONE, TWO, add_acme
 
@@ -28,8 +29,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(engine: AsyncEngine) -> MirrorSource:
-    return MirrorSource(engine)
+def source(engine: AsyncEngine) -> Revocations:
+    return Revocations(engine)
 
 
 @pytest.fixture(autouse=True)
@@ -70,37 +71,37 @@ def written(path: Path) -> list[int]:
 
 
 async def test_a_new_mirror_gets_the_whole_sequence(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection
+    path: Path, source: Revocations, sql: asyncpg.Connection
 ) -> None:
-    await RevocationMirror(path).catch_up(source.starting_at)
+    await RevocationMirror(path).catch_up(source.since)
 
     assert written(path) == await numbers(sql)
 
 
-async def test_a_row_is_written_once(path: Path, source: MirrorSource, sql: asyncpg.Connection) -> None:
+async def test_a_row_is_written_once(path: Path, source: Revocations, sql: asyncpg.Connection) -> None:
     mirror = RevocationMirror(path)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
     await sql.execute(FLIP, ONE)
-    await mirror.catch_up(source.starting_at)
-    await RevocationMirror(path).catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
+    await RevocationMirror(path).catch_up(source.since)
 
     assert written(path) == await numbers(sql)
 
 
 async def test_more_rows_than_a_page_are_all_written(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection
+    path: Path, source: Revocations, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(MANY, 2 * PAGE_ROWS)
-    await RevocationMirror(path).catch_up(source.starting_at)
+    await RevocationMirror(path).catch_up(source.since)
 
     assert written(path) == await numbers(sql)
 
 
 async def test_a_line_holds_what_the_row_says(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection
+    path: Path, source: Revocations, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("UPDATE api_keys SET status = 'revoked' WHERE id = $1", ONE)
-    await RevocationMirror(path).catch_up(source.starting_at)
+    await RevocationMirror(path).catch_up(source.since)
 
     row = await sql.fetchrow("SELECT * FROM revocations ORDER BY seq DESC LIMIT 1")
     assert row is not None
@@ -127,10 +128,10 @@ async def test_a_line_holds_what_the_row_says(
     ],
 )
 async def test_a_line_says_whether_its_subject_still_works(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection, change: str, subject: tuple[UUID, bool]
+    path: Path, source: Revocations, sql: asyncpg.Connection, change: str, subject: tuple[UUID, bool]
 ) -> None:
     await sql.execute(change)
-    await RevocationMirror(path).catch_up(source.starting_at)
+    await RevocationMirror(path).catch_up(source.since)
 
     last = {line.id: line.usable for line in RevocationMirror(path).lines()}
     assert subject in last.items()
@@ -138,41 +139,41 @@ async def test_a_line_says_whether_its_subject_still_works(
 
 @pytest.mark.parametrize("torn", [1, 10, 60, -2])
 async def test_a_torn_last_line_costs_no_row(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection, torn: int
+    path: Path, source: Revocations, sql: asyncpg.Connection, torn: int
 ) -> None:
     mirror = RevocationMirror(path)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
     tear(path, torn)
 
     await sql.execute(FLIP, TWO)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
 
     assert written(path) == await numbers(sql)
 
 
 async def test_a_line_without_its_line_break_counts(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection
+    path: Path, source: Revocations, sql: asyncpg.Connection
 ) -> None:
     mirror = RevocationMirror(path)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
     tear(path, -1)
 
     await sql.execute(FLIP, TWO)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
 
     assert written(path) == await numbers(sql)
 
 
 async def test_after_a_restore_rows_with_old_numbers_are_added(
-    path: Path, source: MirrorSource, sql: asyncpg.Connection
+    path: Path, source: Revocations, sql: asyncpg.Connection
 ) -> None:
     """The restored sequence gives numbers again that the mirror has already; they are other revocations."""
     lost = {"seq": 10_000, "scope": "key", "id": str(ONE), "at": "2026-01-01T00:00:00Z", "usable": False}
     put_line(path, lost)
 
     mirror = RevocationMirror(path)
-    await mirror.catch_up(source.starting_at)
-    await mirror.catch_up(source.starting_at)
+    await mirror.catch_up(source.since)
+    await mirror.catch_up(source.since)
 
     assert written(path) == [10_000, *await numbers(sql)]
 
@@ -193,7 +194,7 @@ def _mirror_in_a_process(path: Path, url: str, rounds: int) -> None:
         engine = create_engine(url, application_name="test", pool_size=1)
         mirror = RevocationMirror(path)
         for _ in range(rounds):
-            await mirror.catch_up(MirrorSource(engine).starting_at)
+            await mirror.catch_up(Revocations(engine).since)
         await engine.dispose()
 
     asyncio.run(work())
@@ -214,7 +215,7 @@ async def test_two_workers_on_one_file_write_each_row_once(
     for worker in workers:
         worker.join()
     await RevocationMirror(path).catch_up(
-        MirrorSource(engine := create_engine(database_url, application_name="test")).starting_at
+        Revocations(engine := create_engine(database_url, application_name="test")).since
     )
     await engine.dispose()
 

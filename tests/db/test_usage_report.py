@@ -1,7 +1,7 @@
 """Sums over the ledger add up, however they are grouped."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -99,6 +99,12 @@ async def test_the_end_of_a_span_is_left_out(rows: UsageRows) -> None:
     for since, tokens_out in ((DAY, 3), (DAY + timedelta(microseconds=1), 12)):
         found = await rows.summary(UsageGroup.DAY, since=since, until=since + timedelta(days=2))
         assert found.total.tokens_out == tokens_out
+
+
+async def test_all_time_is_a_span_like_any_other(rows: UsageRows) -> None:
+    first, last = datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, 12, 30, tzinfo=UTC)
+
+    assert (await rows.summary(UsageGroup.MODEL, since=first, until=last)).total.requests == 4
 
 
 async def test_no_usage_is_a_total_of_nothing(rows: UsageRows) -> None:

@@ -52,6 +52,13 @@ def test_an_hour_across_two_hours_comes_from_rows() -> None:
     assert divided(1.5, 2.5) == Cover((), (), (span(1.5, 2.5),))
 
 
+def test_the_ends_of_the_calendar_are_moments_like_any_other() -> None:
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+    assert cover(first, first + DAY, []) == Cover((Span(first, first + DAY),), (), ())
+    assert cover(last - HOUR / 2, last, []) == Cover((), (), (Span(last - HOUR / 2, last),))
+
+
 def test_a_span_that_ends_before_it_begins_is_empty() -> None:
     assert divided(48, 0) == Cover((), (), ())
 

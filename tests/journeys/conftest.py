@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fleet import DEADLINES, TOKENS, Fleet, started_fleet
+from tests.support.fleet import DESCRIBED, Fleet, started_fleet
 from tests.support.gateway import Gateway, Key
 from tests.support.servers import Databases, RedisDatabases
 
@@ -27,11 +27,11 @@ async def running(
             redis_url=valkey.claim(),
             backends=await started_fleet(stack),
             directory=directory,
-            deadlines=DEADLINES,
-            tokens=TOKENS,
+            described=DESCRIBED,
             settings={
                 "GATEWAY_MAX_BODY_BYTES": str(4 << 20),
                 "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
+                "MODEL_DISCOVERY_TIMEOUT_SECONDS": "1",
                 "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
             },
         )

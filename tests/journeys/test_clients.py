@@ -43,6 +43,7 @@ async def test_ollama_lists_every_model_once(native: Native) -> None:
         "llama3.2:latest",
         "loner:1b",
         "nomic-embed-text:latest",
+        "paced:1b",
         "solo:1b",
     ]
 
@@ -110,7 +111,7 @@ async def test_ollama_is_told_of_a_forbidden_model(gateway: Gateway) -> None:
 async def test_openai_lists_every_model_once(openai: OpenAi) -> None:
     names = [model.id async for model in openai.models.list()]
 
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 6
 
 
 async def test_openai_retrieves_one_model(openai: OpenAi) -> None:

@@ -106,7 +106,6 @@ async def test_before_the_first_record_the_next_backend_answers(
         # Twice, because a connection that was used before and dies without a byte is replaced once.
         await fleet.a.order(fault.kind, count=2, **fault.details)
         reply = await ask(client, shape)
-        await fleet.a.withdraw()
         replies.append(reply)
         assert (reply.status_code, answer_of(shape, reply)[:2]) == (200, "b "), shape
         assert tells_nothing(reply)

@@ -136,7 +136,7 @@ async def test_a_process_that_does_not_confirm_is_named(site: Site) -> None:
 async def test_a_lost_subscription_loses_no_revocation(site: Site) -> None:
     key = await site.gateway.tenant()
     async with site.callers(key) as callers:
-        await site.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await site.redis.client_kill_filter(_type="pubsub")
 
         await callers.refused_after(await revoke(site, key), within_s=BOUND_S)
 

@@ -25,7 +25,7 @@ from tests.support.asking import (
     ask,
     records,
 )
-from tests.support.fleet import COMMON, LONER, TOKENS_PER_ANSWER, Fleet
+from tests.support.fleet import COMMON, LONER, PACED, TOKENS_PER_ANSWER, Fleet
 from tests.support.gateway import Gateway, Key, UsageRow, request_id
 from tests.support.leaving_client import leaving_client
 
@@ -132,13 +132,13 @@ async def test_leaving_an_unstreamed_answer_is_charged_by_the_time_it_took(
     gateway: Gateway, fleet: Fleet, client: httpx.AsyncClient
 ) -> None:
     await fleet.c.change(token_interval_ms=20)
-    await ask(client, NATIVE_WHOLE, LONER)  # from now on the gateway knows the speed: 50 tokens a second
+    await ask(client, NATIVE_WHOLE, PACED)  # from now on the gateway knows the speed: 50 tokens a second
     await fleet.c.change(tokens=100)
     await fleet.c.clear()
     key = await gateway.tenant()
 
     async with leaving_client(gateway.url) as leaver:
-        await leaver.post(NATIVE_WHOLE.path, NATIVE_WHOLE.body(LONER), key=key.text)
+        await leaver.post(NATIVE_WHOLE.path, NATIVE_WHOLE.body(PACED), key=key.text)
         (seen,) = await fleet.c.requests(started=1)
         await asyncio.to_thread(_wait_until, seen.started_s + 0.3)
         leaver.leave()

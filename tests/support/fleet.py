@@ -1,20 +1,24 @@
 """Three simulated Ollamas behind one gateway, and how to start each test with all of them on equal terms."""
 
+import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
 import httpx
 
 from tests.support.asking import NATIVE_WHOLE, ask
-from tests.support.gateway import Gateway, UsageRow, request_id
+from tests.support.gateway import READY_WITHIN_S, Gateway, UsageRow, request_id
 from tests.support.ollama import SeenRequest, SimulatedOllama
 
 TOKENS_PER_ANSWER: Final = 12
 SILENCE_S: Final = 1.0
-DEADLINES: Final = {"a": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}}
-TOKENS: Final = {"b": "token-of-b"}
-_POLLS_APART_S: Final = 0.5  # they are a second apart; asking for the table's age takes milliseconds
+TOKEN: Final = "token-of-b"
+DESCRIBED: Final[Mapping[str, Mapping[str, object]]] = {
+    "a": {"deadlines": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}},
+    "b": {"auth_token": TOKEN},
+}
 
 COMMON: Final = "llama3.2"
 """Hosted by all three."""
@@ -24,13 +28,15 @@ SOLO: Final = "solo:1b"
 """Hosted by a only."""
 LONER: Final = "loner:1b"
 """Hosted by c only."""
+PACED: Final = "paced:1b"
+"""Hosted by c only, for the one test that needs to know how fast a model was seen."""
 EMBEDDER: Final = "nomic-embed-text"
 """Hosted by all three."""
 
 _HOSTED: Final = {
     "a": f"{COMMON}:latest,{DUO},{SOLO},{EMBEDDER}:latest",
     "b": f"{COMMON}:latest,{DUO},{EMBEDDER}:latest",
-    "c": f"{COMMON}:latest,{LONER},{EMBEDDER}:latest",
+    "c": f"{COMMON}:latest,{LONER},{PACED},{EMBEDDER}:latest",
 }
 
 
@@ -39,7 +45,7 @@ async def started_fleet(stack: AsyncExitStack) -> tuple[SimulatedOllama, ...]:
     servers = []
     for name, models in _HOSTED.items():
         server = SimulatedOllama.start(
-            name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKENS.get(name)
+            name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKEN if name == "b" else None
         )
         stack.push_async_callback(server.stop)
         servers.append(server)
@@ -52,36 +58,44 @@ class Fleet:
     def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
         self._gateway = gateway
         self._client = client
-        self.a, self.b, self.c = gateway.backends.values()
+        self._backends = tuple(gateway.backends.values())
+        self.a, self.b, self.c = self._backends
 
     async def even_out(self) -> None:
         """Let all three cool down alike: candidates that all cool are tried in the operator's order.
 
-        Quicker than waiting for the poll that would end each one's cooldown; should one end it between the
-        failures, once more.
+        Quicker than waiting for the poll that would end each one's cooldown. For the rest of the test, or until
+        `rest`, polls get no answer, because one that ends some cooldowns before others would change the order.
         """
-        while not await self._cool_at_once():
-            pass
-
-    async def _cool_at_once(self) -> bool:
-        before = await self._table_written_at()
-        for backend in (self.a, self.b, self.c):
+        for backend in self._backends:
+            await self._withdraw_all_but_silence(backend)
             # A used connection hides a death without a byte by trying a new one; this it does not hide.
             await backend.order("garbage", model=COMMON)
         reply = await ask(self._client, NATIVE_WHOLE, COMMON)
         assert reply.status_code == httpx.codes.BAD_GATEWAY
-        for backend in (self.a, self.b, self.c):
-            await backend.withdraw()  # one that cooled already was not asked
+        for backend in self._backends:
+            await self._withdraw_all_but_silence(backend)  # one that cooled already was not asked
             await backend.clear()
-        return await self._table_written_at() - before < _POLLS_APART_S
 
-    async def _table_written_at(self) -> float:
-        age_s = (await self._gateway.metrics(self._client))["nng_model_table_age_seconds"]
-        return time.monotonic() - age_s
+    @staticmethod
+    async def _withdraw_all_but_silence(backend: SimulatedOllama) -> None:
+        await backend.withdraw()
+        await backend.order("hang", path="/api/tags", count=None)
 
     async def rest(self) -> None:
-        """Return once a poll has ended every cooldown."""
-        await self._gateway.polled_since(time.monotonic())
+        """Return once a new poll of all three has ended every cooldown; withdraws all faults."""
+        for backend in self._backends:
+            await backend.withdraw()
+            await backend.clear()
+        async with asyncio.timeout(READY_WITHIN_S):
+            not_yet = time.monotonic()
+            while not await self._are_all_polled():
+                not_yet = time.monotonic()
+        await self._gateway.polled_since(not_yet)
+
+    async def _are_all_polled(self) -> bool:
+        stats = [await backend.stats() for backend in self._backends]
+        return all("/api/tags" in each.requests for each in stats)
 
     async def row(self, reply: httpx.Response) -> UsageRow:
         """Return the row of the request that got this reply."""
@@ -96,7 +110,7 @@ class Fleet:
 
     async def asked(self) -> dict[str, list[SeenRequest]]:
         """Return what each backend has seen."""
-        return {backend.name: await backend.requests() for backend in (self.a, self.b, self.c)}
+        return {backend.name: await backend.requests() for backend in self._backends}
 
     async def attempts(self) -> str:
         """Return the names of the backends that saw a request, once per request, a before b before c."""

@@ -156,7 +156,8 @@ class Program:
 class Gateway:
     """An app and a worker over given stores and backends.
 
-    `settings` are further environment variables; `deadlines` maps backend names to their own deadlines.
+    `settings` are further environment variables; `described` says more of a backend, by its name, as
+    OLLAMA_BACKENDS would.
     """
 
     def __init__(
@@ -167,8 +168,7 @@ class Gateway:
         backends: Sequence[SimulatedOllama],
         directory: Path,
         settings: Mapping[str, str] | None = None,
-        deadlines: Mapping[str, Mapping[str, float]] | None = None,
-        tokens: Mapping[str, str] | None = None,
+        described: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.port = ports.pick()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -178,21 +178,12 @@ class Gateway:
         pepper = mint_pepper("p1")
         self._peppers = PepperRing.parse(pepper)
         self._tenants = 0
-        self._client: httpx.AsyncClient | None = None
-        described = [
-            {"name": backend.name, "base_url": backend.url}
-            | (
-                {"deadlines": dict(deadlines[backend.name])}
-                if deadlines and backend.name in deadlines
-                else {}
-            )
-            | ({"auth_token": tokens[backend.name]} if tokens and backend.name in tokens else {})
-            for backend in backends
-        ]
+        more = described or {}
+        specs = [{"name": each.name, "base_url": each.url, **more.get(each.name, {})} for each in backends]
         environ = neutral_environment(os.environ) | {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
-            "OLLAMA_BACKENDS": msgspec.json.encode(described).decode(),
+            "OLLAMA_BACKENDS": msgspec.json.encode(specs).decode(),
             "MODEL_DISCOVERY_INTERVAL_SECONDS": "1",
             "GATEWAY_PORT": str(self.port),
             "GATEWAY_WORKER_HEALTH_PORT": "0",
@@ -263,8 +254,6 @@ class Gateway:
             await self.app.stop()
             await self.worker.stop()
         finally:
-            if self._client is not None:
-                await self._client.aclose()
             await self.database.aclose()
 
     async def _is_green(self) -> bool:

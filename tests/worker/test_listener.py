@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -13,6 +12,7 @@ from structlog.testing import capture_logs
 
 from db.redis.connection import connect_patient
 from db.redis.queue import GatewayQueue
+from db.tasks import end
 from domain.jobs import REVOCATION_FANOUT
 from tests.support.rows import ONE, add_acme
 from tests.support.waiting import until
@@ -44,9 +44,7 @@ async def listener(database_url: str, queue: GatewayQueue) -> AsyncIterator[Revo
     listener = RevocationListener(database_url, queue)
     task = asyncio.create_task(listener.run())
     yield listener
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await end(task)
 
 
 async def next_order(queue: GatewayQueue) -> None:
@@ -121,9 +119,7 @@ async def test_a_postgres_that_comes_late_is_found(
 
         await next_order(queue)
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
         await admin.close()
 
 
@@ -137,9 +133,7 @@ async def test_without_redis_it_goes_on_listening(database_url: str, sql: asyncp
             await sql.execute(FLIP, ONE)
             await until(lambda: len(log) == 2, within_s=PATIENCE_S)
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
             await queue.disconnect()
             await nobody.aclose()
 

@@ -82,7 +82,13 @@ def _mark_touched_hours() -> None:
             "EXECUTE FUNCTION mark_touched_hours()"
         )
     # Rows come almost in the order of time, so a few bytes for each megabyte of them find an hour.
-    op.create_index("ix_usage_records_started_at", "usage_records", ["started_at"], postgresql_using="brin")
+    op.create_index(
+        "ix_usage_records_started_at",
+        "usage_records",
+        ["started_at"],
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    )
     # After the triggers, whose lock keeps writers out: no row can come in between unmarked.
     op.execute(
         "INSERT INTO usage_touched_hours (hour) "

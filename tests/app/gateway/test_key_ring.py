@@ -33,6 +33,7 @@ class Row(msgspec.Struct, frozen=True):
     scope: str
     subject_id: UUID
     at: datetime = datetime(2026, 11, 23, tzinfo=UTC)
+    usable: bool = True
 
 
 class Shared:
@@ -89,10 +90,11 @@ class World:
         self.seq += 1
         self.follower.seq = self.seq
 
-    def revoke_subject(self, scope: str, subject: UUID) -> None:
+    def revoke_subject(self, scope: str, subject: UUID | None, *, ended: bool = False) -> None:
         """Announce one row, which Postgres has too."""
+        assert subject is not None
         self.seq += 1
-        self.follower.take(self.seq - 1, self.seq, [Row(self.seq, scope, subject)])
+        self.follower.take(self.seq - 1, self.seq, [Row(self.seq, scope, subject, usable=not ended)])
 
     async def find(self, digests: tuple[bytes, ...] = DIGESTS) -> Principal | None:
         return await self.ring.find_by_digest(digests)
@@ -285,7 +287,7 @@ async def test_a_dropped_key_is_asked_for_again_and_others_are_not(world: World)
     await world.find()
     await world.find((b"other",))
 
-    world.ring.drop_key(mine.key_id)
+    world.ring.drop_key(mine.key_id, ended=False)
 
     assert world.ring.remembered(DIGESTS[0]) is None
     assert world.ring.remembered(b"other") is other
@@ -299,7 +301,7 @@ async def test_a_dropped_tenant_loses_all_its_keys_and_nobody_elses(world: World
     other = world.stored[b"other",] = principal()
     await world.find((b"other",))
 
-    world.ring.drop_tenant(tenant)
+    world.ring.drop_tenant(tenant, ended=False)
 
     assert [world.ring.remembered(digest) for digest in (b"a", b"b", b"other")] == [None, None, other]
 
@@ -321,7 +323,7 @@ async def test_an_admins_key_belongs_to_no_tenant_and_is_dropped_by_its_id(world
     admin = world.stored[DIGESTS] = principal(role=Role.ADMIN)
     await world.find()
 
-    world.ring.drop_key(admin.key_id)
+    world.ring.drop_key(admin.key_id, ended=False)
 
     assert world.ring.remembered(DIGESTS[0]) is None
 
@@ -330,8 +332,8 @@ async def test_dropping_who_is_not_there_changes_nothing(world: World) -> None:
     owner = world.stored[DIGESTS] = principal()
     await world.find()
 
-    world.ring.drop_key(uuid4())
-    world.ring.drop_tenant(uuid4())
+    world.ring.drop_key(uuid4(), ended=False)
+    world.ring.drop_tenant(uuid4(), ended=False)
 
     assert world.ring.remembered(DIGESTS[0]) is owner
 
@@ -340,7 +342,7 @@ async def test_a_key_found_again_after_a_drop_can_be_dropped_again(world: World)
     owner = world.stored[DIGESTS] = principal()
     for _ in range(2):
         await world.find()
-        world.ring.drop_key(owner.key_id)
+        world.ring.drop_key(owner.key_id, ended=False)
 
     assert world.ring.remembered(DIGESTS[0]) is None
 
@@ -435,3 +437,25 @@ async def test_revocations_of_others_do_not_keep_a_key_out_of_memory(world: Worl
     assert await looking is owner
     assert world.asked == ["redis", "postgres", "store"]
     assert world.ring.remembered(DIGESTS[0]) is owner
+
+
+@pytest.mark.parametrize("scope", ["key", "tenant"])
+async def test_a_key_that_has_ended_is_refused_without_asking(world: World, scope: str) -> None:
+    owner = world.stored[DIGESTS] = principal()
+    await world.find()
+    world.asked.clear()
+    world.revoke_subject(scope, owner.key_id if scope == "key" else owner.tenant_id, ended=True)
+
+    assert await world.find() is None
+    assert world.asked == []
+
+
+@pytest.mark.parametrize("scope", ["key", "tenant"])
+async def test_what_ended_and_begins_again_is_asked_about(world: World, scope: str) -> None:
+    owner = world.stored[DIGESTS] = principal()
+    await world.find()
+    subject = owner.key_id if scope == "key" else owner.tenant_id
+    world.revoke_subject(scope, subject, ended=True)
+    world.revoke_subject(scope, subject)
+
+    assert await world.find() is owner

@@ -23,6 +23,7 @@ class Row(msgspec.Struct, frozen=True):
     scope: str = "key"
     subject_id: UUID = A
     at: datetime = datetime(2026, 11, 23, tzinfo=UTC)
+    usable: bool = True
 
 
 class Cache:
@@ -31,11 +32,11 @@ class Cache:
     def __init__(self) -> None:
         self.dropped: list[object] = []
 
-    def drop_key(self, key_id: UUID) -> None:
-        self.dropped.append(("key", key_id))
+    def drop_key(self, key_id: UUID, *, ended: bool) -> None:
+        self.dropped.append(("ended key" if ended else "key", key_id))
 
-    def drop_tenant(self, tenant_id: UUID) -> None:
-        self.dropped.append(("tenant", tenant_id))
+    def drop_tenant(self, tenant_id: UUID, *, ended: bool) -> None:
+        self.dropped.append(("ended tenant" if ended else "tenant", tenant_id))
 
     def drop_all(self) -> None:
         self.dropped.append("all")
@@ -353,3 +354,11 @@ async def test_a_watch_is_told_of_each_row_and_of_the_number_reached() -> None:
     follower.take(7, 8, [Row(8)])
 
     assert watch.told == [7, Row(8), 8]
+
+
+@pytest.mark.parametrize("scope", ["key", "tenant"])
+async def test_caches_are_told_that_somebody_has_ended(scope: str) -> None:
+    world = await started(latest=7)
+    world.follower.take(7, 8, [Row(8, scope, usable=False)])
+
+    assert world.cache.dropped[-1] == (f"ended {scope}", A)
