@@ -10,12 +10,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 
 import structlog
 from redis.exceptions import RedisError
 
 from db.redis.limits import LimitStore, OutsidePeriods
+from db.redis.multiplex import RedisUnreached
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Admitted, Ask, LimitKind, LimitState, PeriodBounds, Refused, Spent
 from domain.periods import bounds
@@ -24,6 +26,7 @@ from domain.values import KeyId, Principal, RequestId, TenantId
 
 MAX_TRIES: Final = 4
 SETTLE_AGAIN_S: Final = 0.25
+SETTLED_AT_ONCE: Final = 256
 
 _log = structlog.get_logger()
 
@@ -49,15 +52,17 @@ class Limiter:
         self._store = store
         self._spent = spent
         self._unconfirmed = unconfirmed
-        self._untracked: set[TenantId] = set()
+        # Seen without a limit of their own: whatever Redis has of them may lack requests that took nothing.
+        self._untracked: set[TenantId | KeyId] = set()
         self._zones: dict[TenantId, str] = {}
         self._beginning: dict[TenantId, asyncio.Task[None]] = {}
         self._settlements: deque[tuple[TenantId, RequestId, int]] = deque()
         self._waiting = asyncio.Event()
+        self._settling = asyncio.Lock()
 
     def concerns(self, principal: Principal) -> bool:
         """Tell whether a request has to `take` anything."""
-        return _is_limited(principal) or principal.tenant_id not in self._untracked
+        return _is_limited(principal) or principal.key_id not in self._untracked
 
     def smallest_token_limit(self, principal: Principal) -> int | None:
         """Return the smallest whole token limit that applies."""
@@ -75,15 +80,17 @@ class Limiter:
             Redis or, where Redis has lost its memory, Postgres cannot be asked.
         """
         tenant_id = principal.tenant_id
-        if tenant_id is None or not _is_limited(principal):
-            if tenant_id is not None and tenant_id not in self._untracked:
-                await self._leave_untracked(tenant_id)
+        if tenant_id is None:
+            return ()
+        if not _is_limited(principal):
+            await self._leave_untracked(tenant_id, principal.key_id)
             return ()
         try:
             return await self._take(principal, tenant_id, request_id, tokens)
         except RedisError as exc:
-            # The reservation may have been made although nobody heard of it.
-            self.settle(tenant_id, request_id, 0)
+            if not isinstance(exc, RedisUnreached):
+                # The reservation may have been made although nobody heard of it.
+                self.settle(tenant_id, request_id, 0)
             _log.warning("limits_unreachable", error=type(exc).__name__)
             raise Unavailable("limits_unreachable") from exc
 
@@ -112,19 +119,34 @@ class Limiter:
 
     async def _track(self, principal: Principal, tenant_id: TenantId) -> None:
         """Have the counters made anew if they cannot be right: days of another zone, or requests nobody counted."""
-        self._untracked.discard(tenant_id)
+        limited: set[TenantId | KeyId] = set()
+        if principal.key_limits.any_set():
+            limited.add(principal.key_id)
+        if principal.tenant_limits.any_set():
+            limited.add(tenant_id)
+        else:
+            self._untracked.add(tenant_id)
+        stale = limited & self._untracked
         zone = self._zones.setdefault(tenant_id, principal.time_zone)
-        if zone != principal.time_zone:
-            self._zones[tenant_id] = principal.time_zone
+        if not stale and zone == principal.time_zone:
+            return
+        # Noted before it is done, so that requests that come meanwhile do not do it again.
+        self._untracked -= stale
+        self._zones[tenant_id] = principal.time_zone
+        try:
             await self._store.forget(tenant_id)
+        except BaseException:
+            self._untracked |= stale
+            self._zones[tenant_id] = zone
+            raise
 
-    async def _leave_untracked(self, tenant_id: TenantId) -> None:
-        """Have the counters of a tenant without limits made anew when it gets some: nobody counts meanwhile."""
-        self._untracked.add(tenant_id)
+    async def _leave_untracked(self, tenant_id: TenantId, key_id: KeyId) -> None:
+        """Have the counters made anew when limits are set one day: nobody counts meanwhile."""
+        self._untracked |= {tenant_id, key_id}
         try:
             await self._store.forget(tenant_id)
         except RedisError:
-            self._untracked.discard(tenant_id)
+            self._untracked.discard(key_id)
 
     async def _begin(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
         """Tell Redis what was spent. Requests that find it unknown at the same time wait for one read."""
@@ -161,7 +183,9 @@ class Limiter:
     ) -> dict[KeyId | None, int]:
         """Return the tokens since a moment by key, and under None those of the tenant."""
         moment = datetime.fromtimestamp(start, UTC)
-        found: dict[KeyId | None, int] = {**await self._spent(tenant_id, moment)}
+        spent = await self._spent(tenant_id, moment)
+        # Copied item by item: the keys of a mapping are invariant, and None joins them below.
+        found: dict[KeyId | None, int] = {key_id: tokens for key_id, tokens in spent.items()}  # noqa: C416
         for record in ours:
             if record.admission.started_at >= moment:
                 key_id = record.admission.key_id
@@ -185,8 +209,15 @@ class Limiter:
 
     async def settle_waiting(self) -> bool:
         """Hand everything over that waits; return False if Redis did not take all of it."""
-        batch = list(self._settlements)
-        self._settlements.clear()
+        async with self._settling:
+            while self._settlements:
+                if not await self._settle_some():
+                    return False
+        return True
+
+    async def _settle_some(self) -> bool:
+        # Left in the queue until Redis has answered: a cancelled hand-over is repeated.
+        batch = list(islice(self._settlements, SETTLED_AT_ONCE))
         answers = await asyncio.gather(
             *(self._store.settle(*settlement) for settlement in batch), return_exceptions=True
         )
@@ -195,6 +226,8 @@ class Limiter:
             for settlement, answer in zip(batch, answers, strict=True)
             if isinstance(answer, BaseException)
         ]
+        for _ in batch:
+            self._settlements.popleft()
         self._settlements.extendleft(reversed(again))
         return not again
 

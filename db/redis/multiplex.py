@@ -30,6 +30,10 @@ class RedisAway(RedisConnectionError):  # noqa: N818 - a state of the world, not
     """Redis did not answer in time or is out of reach. Whether it acted upon the command is not known."""
 
 
+class RedisUnreached(RedisAway):
+    """There was no connection: the command was never sent."""
+
+
 class RedisScript:
     """A script that is sent by its digest."""
 
@@ -106,10 +110,10 @@ class MultiplexedRedis:
     async def _connected(self) -> "_Link":
         if self._connecting is not None:
             if self._pause_s:
-                raise RedisAway("Redis is away; another request is trying to reach it")
+                raise RedisUnreached("Redis is away; another request is trying to reach it")
             return await asyncio.shield(self._connecting)
         if asyncio.get_running_loop().time() < self._closed_until:
-            raise RedisAway("Redis was out of reach a moment ago")
+            raise RedisUnreached("Redis was out of reach a moment ago")
         self._connecting = asyncio.create_task(self._connect())
         self._connecting.add_done_callback(_collect)
         # Whoever asks may leave; the attempt goes on for the others.
@@ -121,7 +125,7 @@ class MultiplexedRedis:
                 self._link = await _opened(self._url, timeout_s=self._timeout_s, on_silence=self._pause)
         except (OSError, TimeoutError, ResponseError, RedisAway) as exc:
             self._pause()
-            raise RedisAway(f"Redis is out of reach ({type(exc).__name__})") from exc
+            raise RedisUnreached(f"Redis is out of reach ({type(exc).__name__})") from exc
         else:
             self._pause_s = 0.0
             return self._link
