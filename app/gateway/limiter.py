@@ -80,7 +80,7 @@ class Limiter:
             Redis or, where Redis has lost its memory, Postgres cannot be asked.
         """
         tenant_id = principal.tenant_id
-        if tenant_id is None:
+        if tenant_id is None or not self.concerns(principal):
             return ()
         if not _is_limited(principal):
             await self._leave_untracked(tenant_id, principal.key_id)
