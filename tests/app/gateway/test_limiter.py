@@ -309,6 +309,29 @@ async def test_a_reservation_nobody_heard_of_is_given_back(hasty: World, own_val
     assert await left(hasty.limiter, who) == A_DAY
 
 
+async def test_what_never_reached_redis_leaves_nothing_to_settle(engine: AsyncEngine) -> None:
+    redis = MultiplexedRedis(SecretStr("redis://127.0.0.1:1"), timeout_s=1)
+    limiter = World(engine, redis).limiter
+    with pytest.raises(Unavailable):
+        await take(limiter, limited())
+
+    assert await limiter.settle_waiting()
+    await redis.aclose()
+
+
+async def test_a_settlement_cut_short_is_repeated(hasty: World, own_valkey: StoppableValkey) -> None:
+    who = limited()
+    request_id = await take(hasty.limiter, who, 100)
+    assert who.tenant_id is not None
+    with own_valkey.gone():
+        hasty.limiter.settle(who.tenant_id, request_id, 7)
+        settling = asyncio.create_task(hasty.limiter.settle_waiting())
+        await asyncio.sleep(0)
+        await end(settling)
+
+        assert not await hasty.limiter.settle_waiting()
+
+
 async def test_settlements_wait_for_redis(hasty: World, own_valkey: StoppableValkey) -> None:
     who = limited()
     request_id = await take(hasty.limiter, who, 100)
