@@ -25,6 +25,7 @@ from app.gateway.journal.layout import JournalSize
 from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import KeyRing
 from app.gateway.key_uses import KeyUses
+from app.gateway.limiter import AdoptedRecords, Limiter
 from app.gateway.recheck import Recheck
 from app.gateway.revocation_figures import RevocationFigures
 from app.gateway.revocation_news import RevocationHearer
@@ -37,12 +38,15 @@ from db.keys import KeyLookup
 from db.postgres import create_engine
 from db.redis.connection import connect_hot, connect_patient
 from db.redis.key_cache import RedisKeyCache
+from db.redis.limits import LimitStore
 from db.redis.model_table_read import ModelTableReader
+from db.redis.multiplex import MultiplexedRedis
 from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import RevocationNews
 from db.redis.usage_stream import HolderStream
 from db.revocations import Revocations
 from db.tasks import end
+from db.usage import UsageRows
 from domain.backends import build_backend_headers, config_digest
 from domain.jobs import USAGE_ACCOUNT
 from domain.keys import PepperRing
@@ -74,12 +78,14 @@ async def running_gateway(
         async def ask_to_account() -> None:
             await queue.order(USAGE_ACCOUNT)
 
+        adopted = AdoptedRecords()
         ledger = await stack.enter_async_context(
             running_ledger(
                 settings.journal_dir,
                 stream=HolderStream(patient, max_records=settings.usage_stream_max_records),
                 enqueue=ask_to_account,
                 size=JournalSize.for_ring(settings.journal_bytes),
+                on_adopted=adopted.settle,
             )
         )
         sequence = Revocations(engine)
@@ -104,10 +110,21 @@ async def running_gateway(
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s)
         bodies = Bodies(max_bytes=settings.max_body_bytes, base_timeout_s=settings.body_timeout_s)
         early_poll = EarlyPoll(queue)
+        process_id = _process_name()
+        multiplexed = MultiplexedRedis(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
+        stack.push_async_callback(multiplexed.aclose)
+        limiter = Limiter(
+            LimitStore(multiplexed, process_id=process_id),
+            spent=lambda tenant_id, since: UsageRows(engine).spent(tenant_id, since=since),
+            unconfirmed=ledger.unconfirmed,
+        )
+        adopted.hand_to(limiter)
         gateway = Gateway(
             keys=keys,
             peppers=peppers,
             key_uses=key_uses,
+            limiter=limiter,
+            image_tokens=settings.image_tokens,
             proxies=proxies,
             catalogue=catalogue,
             upstreams=upstreams,
@@ -122,7 +139,7 @@ async def running_gateway(
         )
         recheck = Recheck(exchanges, gateway.objection, on_cut=figures.cut)
         revocations.add_cache(recheck)
-        news = RevocationNews(patient, process_id=_process_name())
+        news = RevocationNews(patient, process_id=process_id)
         hearer = RevocationHearer(news, revocations, recheck)
         probes.readiness = Readiness(
             postgres_ok_at=lambda: revocations.confirmed_at,
@@ -142,6 +159,7 @@ async def running_gateway(
             early_poll.run,
             gateway.keep_metrics,
             key_uses.keep_writing,
+            limiter.keep_settling,
         ):
             stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
@@ -150,6 +168,7 @@ async def running_gateway(
         yield gateway
         await drain.finished()
         await key_uses.write()
+        await limiter.settle_waiting()
         with suppress(RedisError, OSError):
             await news.withdraw()
         _log.info("gateway_drained")

@@ -18,6 +18,7 @@ from domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
     GatewayError,
+    LimitExceeded,
     ModelForbidden,
     NoCandidate,
     Unauthenticated,
@@ -25,6 +26,7 @@ from domain.errors import (
     UnsupportedEncoding,
     UpstreamExhausted,
 )
+from domain.limits import LimitKind, LimitState, Refused
 from domain.routes import RouteSpec, inference_routes
 from domain.values import ApiFamily
 
@@ -54,6 +56,7 @@ _FORBIDDEN = _Refusal(
 _UNKNOWN_PATH = _Refusal("UnknownPath", "Nothing is at this path.", UnknownPath())
 _LIST_REFUSALS: Final = (_UNAUTHENTICATED,)
 _MODEL_REFUSALS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
+_SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
 _INFERENCE_REFUSALS: Final = (
     _Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required.")),
     _UNAUTHENTICATED,
@@ -64,6 +67,12 @@ _INFERENCE_REFUSALS: Final = (
         "UnsupportedEncoding",
         "The body is compressed in a way that is not understood.",
         UnsupportedEncoding("Send the body without compression."),
+    ),
+    _Refusal(
+        "LimitExceeded",
+        "A limit of the key or of its tenant has no room; come back after Retry-After, unless x-should-retry is"
+        " false.",
+        LimitExceeded(Refused(_SPENT, 12.0, (_SPENT,))),
     ),
     _Refusal("AllFailed", "Every backend that was tried failed.", UpstreamExhausted()),
     _Refusal("Busy", "Nothing can be tried now; come back after Retry-After.", NoCandidate(retry_after_s=5)),

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from math import ceil
+from typing import Final, NamedTuple
 
 import msgspec
 
+from app.gateway.limit_headers import headers as limit_headers
 from domain.errors import (
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
     GatewayError,
+    LimitExceeded,
     MethodNotAllowed,
     ModelForbidden,
     NoCandidate,
+    PromptTooLarge,
     RejectedUpstream,
     RouteForbidden,
     Unauthenticated,
@@ -22,6 +26,7 @@ from domain.errors import (
     UnsupportedEncoding,
     UpstreamExhausted,
 )
+from domain.limits import LimitKind
 from domain.values import ApiFamily
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -36,6 +41,21 @@ ALL_FAILED = "No backend could answer this request. Try again."
 NO_CANDIDATE = "All backends for this model are busy or out of reach. Try again later."
 UNAVAILABLE = "The gateway cannot take this request at the moment. Try again later."
 INTERNAL = "The gateway failed to handle this request. Its operator can find it by the X-Request-ID header."
+
+NEVER_FITS_RETRY_S: Final = 86_400
+"""Only an operator can help; a client that goes by Retry-After alone comes back the next day."""
+
+_HOLDERS: Final = {"tenant": "Your tenant's", "key": "This key's"}
+_LIMITS: Final = {
+    LimitKind.REQUESTS_PER_MINUTE: "limit of {:,} requests per minute",
+    LimitKind.TOKENS_PER_MINUTE: "limit of {:,} tokens per minute",
+    LimitKind.CONCURRENCY: "limit of {:,} requests at the same time",
+    LimitKind.TOKENS_PER_DAY: "quota of {:,} tokens per day",
+    LimitKind.TOKENS_PER_MONTH: "quota of {:,} tokens per month",
+}
+_QUOTAS: Final = frozenset({LimitKind.TOKENS_PER_DAY, LimitKind.TOKENS_PER_MONTH})
+_UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"))
+_DO_NOT_RETRY: Final = ((b"x-should-retry", b"false"),)
 
 
 class Problem(NamedTuple):
@@ -61,6 +81,44 @@ def _bad_request(status: int, code: str | None = None) -> Callable[[BadRequest],
     return lambda error: Problem(status, error.message, "invalid_request_error", code)
 
 
+def _limit_exceeded(error: LimitExceeded) -> Problem:
+    limit = error.refused.refused
+    seconds = max(1, ceil(error.refused.retry_after_s))
+    name = f"{_HOLDERS[limit.scope]} {_LIMITS[limit.kind].format(limit.limit)}"
+    is_quota = limit.kind in _QUOTAS
+    return Problem(
+        429,
+        f"{name} has no room left for this request. Try again in {_span(seconds)}.",
+        "rate_limit_error",
+        "insufficient_quota" if is_quota else "rate_limit_exceeded",
+        (
+            *_retry_after(seconds),
+            *limit_headers(error.refused.states),
+            # Client libraries try again by themselves, which helps against a rate only.
+            *(_DO_NOT_RETRY if is_quota else ()),
+        ),
+    )
+
+
+def _prompt_too_large(error: PromptTooLarge) -> Problem:
+    return Problem(
+        429,
+        f"The prompt may need {error.tokens:,} tokens, which is more than a limit of {error.limit:,} tokens"
+        " ever has room for. Send a shorter prompt.",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        (*_retry_after(NEVER_FITS_RETRY_S), *_DO_NOT_RETRY),
+    )
+
+
+def _span(seconds: int) -> str:
+    """Return a span in the largest unit that it fills twice, rounded up: nobody is sent back too early."""
+    for unit, name in _UNITS:
+        if seconds >= 2 * unit:
+            return f"{ceil(seconds / unit)} {name}s"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"
+
+
 _UNAUTHENTICATED = Problem(
     401, UNAUTHENTICATED, "invalid_request_error", "invalid_api_key", ((b"www-authenticate", b"Bearer"),)
 )
@@ -79,6 +137,8 @@ _TABLE: dict[type[GatewayError], Callable[..., Problem]] = {
     UnsupportedEncoding: _bad_request(415, "unsupported_encoding"),
     RejectedUpstream: lambda error: Problem(error.status, error.message, "invalid_request_error"),
     UpstreamExhausted: lambda _: Problem(502, ALL_FAILED, "api_error"),
+    LimitExceeded: _limit_exceeded,
+    PromptTooLarge: _prompt_too_large,
     NoCandidate: lambda error: Problem(
         503, NO_CANDIDATE, "api_error", None, _retry_after(error.retry_after_s)
     ),

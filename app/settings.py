@@ -135,6 +135,7 @@ class RelaySettings(SharedSettings, PepperSettings):
     default_output_cap_tokens: Annotated[
         int, Field(validation_alias="GATEWAY_DEFAULT_OUTPUT_CAP_TOKENS", ge=1, le=10_000_000)
     ] = 4096
+    image_tokens: Annotated[int, Field(validation_alias="GATEWAY_IMAGE_TOKENS", ge=0, le=10_000_000)] = 4096
     journal_dir: Annotated[
         Path, AfterValidator(_check_directory), Field(validation_alias="GATEWAY_JOURNAL_DIR")
     ]

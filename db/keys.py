@@ -27,7 +27,7 @@ from domain.tenants import (
     Network,
     key_rights,
 )
-from domain.values import KeyId, OptionPolicies, OptionPolicy, Principal, Rights, Role, TenantId
+from domain.values import KeyId, Limits, OptionPolicies, OptionPolicy, Principal, Rights, Role, TenantId
 
 _log = structlog.get_logger()
 
@@ -44,6 +44,11 @@ _FIND: Final = text("""
                   WHERE g.tenant_id = k.tenant_id ORDER BY g.pattern) AS tenant_patterns,
             ARRAY(SELECT g.pattern FROM model_grants AS g
                   WHERE g.key_id = k.id ORDER BY g.pattern) AS key_patterns,
+            COALESCE(t.time_zone, 'UTC') AS time_zone,
+            tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrency AS tenant_concurrency,
+            tl.tokens_per_day AS tenant_tokens_per_day, tl.tokens_per_month AS tenant_tokens_per_month,
+            kl.rpm AS key_rpm, kl.tpm AS key_tpm, kl.concurrency AS key_concurrency,
+            kl.tokens_per_day AS key_tokens_per_day, kl.tokens_per_month AS key_tokens_per_month,
             NULLIF(tl.option_policy, '{}')::text AS tenant_policy,
             NULLIF(kl.option_policy, '{}')::text AS key_policy,
             (SELECT jsonb_object_agg(g.pattern, g.option_policy)::text FROM model_grants AS g
@@ -274,6 +279,17 @@ def _principal(row: Row[Any]) -> Principal:
         tenant_rights=Rights(row.tenant_all, tuple(row.tenant_patterns)),
         key_rights=key_rights(tuple(row.key_patterns), allow_all_models=row.key_all),
         option_policies=_option_policies(row),
+        tenant_limits=Limits(
+            row.tenant_rpm,
+            row.tenant_tpm,
+            row.tenant_concurrency,
+            row.tenant_tokens_per_day,
+            row.tenant_tokens_per_month,
+        ),
+        key_limits=Limits(
+            row.key_rpm, row.key_tpm, row.key_concurrency, row.key_tokens_per_day, row.key_tokens_per_month
+        ),
+        time_zone=row.time_zone,
         expires_at=row.expires_at,
         allowed_networks=tuple(row.networks),
     )

@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from db.audit import AuditLog
 from db.grants import Grants
 from db.keys import Keys
+from db.limits import LimitLevels
 from db.policies import Policies
 from db.revocations import RevocationHistory
 from db.tenants import Tenants
@@ -92,6 +93,10 @@ class UnitOfWork:
     def policies(self, tenant_id: TenantId) -> Policies:
         """Return the option policies of one tenant, of its keys and of both's grants."""
         return Policies(self._session, tenant_id, self.audit)
+
+    def limits(self, tenant_id: TenantId) -> LimitLevels:
+        """Return the limits of one tenant and of its keys."""
+        return LimitLevels(self._session, tenant_id, self.audit)
 
 
 class Database:

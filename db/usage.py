@@ -8,10 +8,10 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.usage_report import read_report
+from db.usage_report import read_report, read_spent
 from domain.usage import UsageOutcome, UsageRecord
 from domain.usage_report import UsageGroup, UsageReport
-from domain.values import TenantId
+from domain.values import KeyId, TenantId
 
 _COLUMNS: Final = """
     period date, request_id uuid, tenant_id uuid, key_id uuid, model text, model_digest text, api_family text,
@@ -75,6 +75,19 @@ class UsageRows:
             Whose requests; None means everybody's, which is for operators.
         """
         return await read_report(self._engine, group_by, since=since, until=until, tenant_id=tenant_id)
+
+    async def spent(self, tenant_id: TenantId, *, since: datetime) -> dict[KeyId, int]:
+        """Return the tokens, in and out, of a tenant's requests admitted since a moment, by key.
+
+        What the whole tenant spent is the sum. Keys that spent nothing are left out; lost requests count with
+        the tokens that were found.
+
+        Parameters
+        ----------
+        since
+            When the day or month of a quota began: not longer ago than 62 days.
+        """
+        return await read_spent(self._engine, tenant_id, since=since)
 
 
 def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:

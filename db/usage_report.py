@@ -4,7 +4,8 @@ A report is the same whether the sums exist or not; they only make it quick. Onc
 an hour that the report's ends cut through counts for nothing: no row is left to tell on which side it fell.
 """
 
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, TextClause, text
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.usage_sums import SUMS_OF_ROWS, SUMS_OF_SUMS
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
 from domain.usage_spans import Cover, Span, cover
-from domain.values import TenantId
+from domain.values import KeyId, TenantId
 
 _LABELS: Final = {
     UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.subject), s.subject::text)",
@@ -36,6 +37,7 @@ _SUBJECTS: Final = {
     UsageGroup.BACKEND: ("COALESCE(u.backend, '')", "s.backend", "s.backend"),
     UsageGroup.OUTCOME: ("u.outcome", "s.outcome", "s.outcome"),
 }
+_LONGEST_PERIOD: Final = timedelta(days=62)
 # The server takes months that it will not read for costly and compiles: most of a second, for milliseconds of work.
 NO_JIT: Final = text("SET LOCAL jit = off")
 _TOUCHED: Final = text("""
@@ -61,6 +63,36 @@ async def read_report(
     tenant_id
         Whose requests; None means everybody's, which is for operators.
     """
+    found = await _sums(engine, group_by, since=since, until=until, tenant_id=tenant_id)
+    *lines, total = (_line(row) for row in found)
+    return UsageReport(tuple(lines), total)
+
+
+async def read_spent(engine: AsyncEngine, tenant_id: TenantId, *, since: datetime) -> dict[KeyId, int]:
+    """Return the tokens, in and out, of a tenant's requests admitted since a moment, by key.
+
+    Keys that spent nothing are left out. Every request in the ledger counts, however it ended.
+
+    Parameters
+    ----------
+    since
+        The beginning of a quota's period: not longer ago than 62 days.
+    """
+    # An end well beyond now: app processes may stamp admissions with clocks that are ahead of anybody's.
+    until = since + _LONGEST_PERIOD
+    found = await _sums(engine, UsageGroup.KEY, since=since, until=until, tenant_id=tenant_id)
+    return {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
+
+
+async def _sums(
+    engine: AsyncEngine,
+    group_by: UsageGroup,
+    *,
+    since: datetime,
+    until: datetime,
+    tenant_id: TenantId | None,
+) -> Sequence[Row[Any]]:
+    """Return one row for each subject, and the total as the last one."""
     # One snapshot: an hour that is summed between the two questions must not count twice or not at all.
     snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     async with snapshots.connect() as connection:
@@ -70,9 +102,7 @@ async def read_report(
         if tenant_id is not None:
             values["tenant_id"] = tenant_id
         statement = report_statement(group_by, of_one_tenant=tenant_id is not None)
-        found = (await connection.execute(statement, values)).all()
-    *lines, total = (_line(row) for row in found)
-    return UsageReport(tuple(lines), total)
+        return (await connection.execute(statement, values)).all()
 
 
 def report_statement(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:

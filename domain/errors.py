@@ -8,6 +8,8 @@ GatewayError
 |-- BadRequest                 the request's own fault, before anything was sent upstream
 |   |-- BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 |-- RejectedUpstream           the backend found the request itself at fault
+|-- LimitExceeded              a limit or quota has no room for the request
+|-- PromptTooLarge             no limit ever has room for the request
 |-- NoCandidate                nothing could be tried, or every backend was busy
 |-- UpstreamExhausted          every attempt failed
 |-- Unavailable                our own trouble: journal full, key store out of reach, draining
@@ -18,6 +20,8 @@ LedgerFull                     the journal has no room; the HTTP layer answers U
 """
 
 from enum import IntEnum
+
+from domain.limits import Refused
 
 
 class GatewayError(Exception):
@@ -75,6 +79,23 @@ class RejectedUpstream(GatewayError):  # noqa: N818
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+class LimitExceeded(GatewayError):  # noqa: N818
+    """A limit of the tenant or of the key has no room for the request now; nothing was reserved."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.refused.kind.value)
+        self.refused = refused
+
+
+class PromptTooLarge(GatewayError):  # noqa: N818
+    """The prompt may need more tokens than one of the token limits is as a whole. Both count tokens."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(tokens, limit)
+        self.tokens = tokens
+        self.limit = limit
 
 
 class NoCandidate(GatewayError):  # noqa: N818

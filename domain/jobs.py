@@ -26,3 +26,4 @@ USAGE_ACCOUNT: Final = JobOrder("usage.account", key="usage.account", timeout_s=
 USAGE_ROLL_UP: Final = JobOrder("usage.roll_up", key="usage.roll_up", timeout_s=600, heartbeat_s=3)
 USAGE_PRUNE: Final = JobOrder("usage.prune", key="usage.prune", timeout_s=600, heartbeat_s=3)
 KEYS_EXPIRE: Final = JobOrder("keys.expire", key="keys.expire", timeout_s=10, heartbeat_s=3)
+LEASES_SWEEP: Final = JobOrder("leases.sweep", key="leases.sweep", timeout_s=10, heartbeat_s=3)

@@ -24,6 +24,8 @@ from domain.values import ApiFamily
 _LABELS = frozenset({"role", "type"})
 """Keys of a message whose text is wire format, not prompt."""
 
+_SCHEMA_FIELDS = ("format", "response_format")
+
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _ABSENT_IF_EMPTY = frozenset({"system", "template", "context", "raw", "reasoning", "reasoning_effort"})
@@ -31,14 +33,21 @@ _ABSENT_IF_EMPTY = frozenset({"system", "template", "context", "raw", "reasoning
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """How much a request asks a model to read: characters of text (tools as JSON included) and images.
+    """How much a request asks a model to read.
 
-    `is_empty` means there is nothing to answer: natively that loads the model.
+    `chars` and `images` are what its texts (tools as JSON included) and images make up. `text_bytes` is never
+    below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
+    byte for each token of a `context`. `messages` are the pieces a template wraps, `texts` what the model
+    reads one by one, each within its own context: a batch of embeddings has many. `is_empty` means there is
+    nothing to answer: natively that loads the model.
     """
 
     chars: int
     images: int
     is_empty: bool
+    text_bytes: int
+    messages: int = 1
+    texts: int = 1
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -248,22 +257,57 @@ def _output_cap(spec: RouteSpec, values: Mapping[str, object]) -> int | None:
     return cap if cap > 0 else None
 
 
+class _Extent:
+    """Sums of what was measured so far."""
+
+    __slots__ = ("chars", "images", "text_bytes")
+
+    def __init__(self) -> None:
+        self.chars = self.images = self.text_bytes = 0
+
+    def add_text(self, text: str) -> None:
+        length = len(text)
+        self.chars += length
+        self.text_bytes += length if text.isascii() else len(text.encode())
+
+    def add_label(self, text: str) -> None:
+        """Count a text that is wire format: no prompt, though a template may show it to the model."""
+        self.text_bytes += len(text) if text.isascii() else len(text.encode())
+
+
 def _measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
     values = strict.values
     if spec.kind is RouteKind.CHAT:
         return _measure_chat(spec, strict)
     if spec.kind is RouteKind.EMBED and "prompt" not in spec.prompt_fields:
         return _measure_inputs(values.get("input"))
-    chars = sum(len(_text(values, name)) for name in spec.prompt_fields)
+    extent = _Extent()
+    for name in spec.prompt_fields:
+        extent.add_text(_text(values, name))
+    context = values.get("context") if "context" in spec.policed else None
+    text_bytes = (
+        extent.text_bytes + _schema_bytes(strict) + (len(context) if isinstance(context, list) else 0)
+    )
     images = values.get("images") if "images" in spec.forwarded else None
-    return Prompt(chars, len(images) if isinstance(images, list) else 0, is_empty=not values.get("prompt"))
+    count = len(images) if isinstance(images, list) else 0
+    return Prompt(extent.chars, count, is_empty=not values.get("prompt"), text_bytes=text_bytes)
 
 
 def _measure_inputs(inputs: object) -> Prompt:
     texts = inputs if isinstance(inputs, list) else [inputs] if inputs is not None else []
-    if not all(isinstance(text, str) for text in texts):
-        raise BadRequest("'input' must be a string or a list of strings")
-    return Prompt(sum(map(len, texts)), 0, is_empty=not inputs)
+    extent = _Extent()
+    for text in texts:
+        if not isinstance(text, str):
+            raise BadRequest("'input' must be a string or a list of strings")
+        extent.add_text(text)
+    return Prompt(
+        extent.chars,
+        0,
+        is_empty=not inputs,
+        text_bytes=extent.text_bytes,
+        messages=len(texts),
+        texts=len(texts),
+    )
 
 
 def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
@@ -274,36 +318,55 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
         raise BadRequest("'messages' must be a list")
     if not messages and spec.family is ApiFamily.OPENAI:
         raise BadRequest("'messages' must hold at least one message")
-    chars = images = 0
+    extent = _Extent()
+    chars = text_bytes = 0  # plain texts are counted here and not by the extent: this loop is hot
     for message in messages:
         if not isinstance(message, dict):
             raise BadRequest("each of 'messages' must be an object")
         for key, value in message.items():
             if value.__class__ is str:
-                chars += 0 if key in _LABELS else len(value)
+                length = len(value)
+                text_bytes += length if value.isascii() else len(value.encode())
+                if key not in _LABELS:
+                    chars += length
             elif value:
-                more_chars, more_images = _measure_nested(key, value)
-                chars += more_chars
-                images += more_images
+                _measure_nested(key, value, extent)
+                if go_fold(key) == "tool_calls":
+                    # Templates write calls as JSON: names and numbers are text as well.
+                    text_bytes += len(msgspec.json.encode(value))
     if "tools" in strict.raw:
-        chars += len(memoryview(strict.raw["tools"]))
-    return Prompt(chars, images, is_empty=not messages)
+        tools = len(memoryview(strict.raw["tools"]))
+        chars += tools
+        text_bytes += tools
+    return Prompt(
+        chars + extent.chars,
+        extent.images,
+        is_empty=not messages,
+        text_bytes=text_bytes + extent.text_bytes + _schema_bytes(strict),
+        messages=len(messages),
+    )
 
 
-def _measure_nested(key: str, value: object) -> tuple[int, int]:
-    """Count the characters and images below one key of a message, in whatever case the key is written."""
+def _schema_bytes(strict: StrictObject) -> int:
+    """Return the size of the schema an answer is to follow: some templates put it into the prompt."""
+    return sum(len(memoryview(strict.raw[name])) for name in _SCHEMA_FIELDS if name in strict.raw)
+
+
+def _measure_nested(key: str, value: object, extent: _Extent) -> None:
+    """Count the texts and images below one key of a message, in whatever case the key is written."""
     fold = go_fold(key)
     if fold == "images" and isinstance(value, list):
-        return 0, len(value)
-    if fold == "image_url":
-        return 0, 1
-    if isinstance(value, str):
-        return 0 if key in _LABELS else len(value), 0
-    if isinstance(value, dict):
-        pairs = list(value.items())
+        extent.images += len(value)
+    elif fold == "image_url":
+        extent.images += 1
+    elif isinstance(value, str):
+        if key in _LABELS:
+            extent.add_label(value)
+        else:
+            extent.add_text(value)
+    elif isinstance(value, dict):
+        for child_key, child in value.items():
+            _measure_nested(child_key, child, extent)
     elif isinstance(value, list):
-        pairs = [("", child) for child in value]
-    else:
-        return 0, 0
-    counts = [_measure_nested(child_key, child) for child_key, child in pairs]
-    return sum(chars for chars, _ in counts), sum(images for _, images in counts)
+        for child in value:
+            _measure_nested("", child, extent)

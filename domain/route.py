@@ -1,10 +1,10 @@
 """Stage 4: which backends may serve a model now, in which order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from domain.model_table import BackendCondition, ModelTable
+from domain.model_table import BackendCondition, HostedModel, ModelTable
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -30,18 +30,39 @@ class ModelIndex:
         )
         self.backends = tuple(state for state in table.backends if state.name not in self.ignored)
         by_name: dict[str, list[Candidate]] = {}
+        lengths: dict[str, list[int | None]] = {}
         for state in self.backends:
             silent = state.condition is BackendCondition.SILENT
             for model in state.models:
                 by_name.setdefault(model.name, []).append(Candidate(state.name, model.digest, silent))
+                lengths.setdefault(model.name, []).append(_context_length(model))
         self._candidates = {
             name: tuple(sorted(found, key=lambda candidate: candidate.silent))
             for name, found in by_name.items()
         }
 
+        self._context_lengths = {name: _widest(found) for name, found in lengths.items()}
+
+    def context_length(self, model: str) -> int | None:
+        """Return how many tokens of context `model` has at most, whoever answers; None if that is not known.
+
+        The largest over its backends, and only where each of them tells: it serves as a bound.
+        """
+        return self._context_lengths.get(model)
+
     def candidates(self, model: str) -> tuple[Candidate, ...]:
         """Return the backends hosting `model`: answering ones first, silent ones last; empty if nobody does."""
         return self._candidates.get(model, ())
+
+
+def _context_length(model: HostedModel) -> int | None:
+    length = model.details.get("context_length")
+    return length if type(length) is int and length > 0 else None
+
+
+def _widest(lengths: Sequence[int | None]) -> int | None:
+    known = [length for length in lengths if length is not None]
+    return max(known) if len(known) == len(lengths) else None
 
 
 def rank(candidates: tuple[Candidate, ...], cooling: Collection[str]) -> tuple[Candidate, ...]:

@@ -10,10 +10,20 @@ from uuid import UUID
 import msgspec
 
 from domain.keys import MintedKey
+from domain.limits import LimitKind
 from domain.model_names import normal_pattern
-from domain.values import KeyId, OptionRule, Principal, Rights, Role, TenantId
+from domain.values import KeyId, Limits, OptionRule, Principal, Rights, Role, TenantId
 
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+_LARGEST: Final = {
+    LimitKind.REQUESTS_PER_MINUTE: 2_147_483_647,
+    LimitKind.TOKENS_PER_MINUTE: 2_147_483_647,
+    LimitKind.CONCURRENCY: 2_147_483_647,
+    LimitKind.TOKENS_PER_DAY: 10**15,
+    LimitKind.TOKENS_PER_MONTH: 10**15,
+}
+"""Columns hold 32-bit numbers, and Redis counts in 64-bit floats, which are exact up to 2**53."""
 
 Network = IPv4Network | IPv6Network
 
@@ -88,6 +98,13 @@ class GrantUnknown(ControlError):  # noqa: N818
         self.pattern = pattern
 
 
+class LimitInvalid(ControlError):  # noqa: N818
+    """A limit is a whole number of at least 1, and not beyond what can be counted exactly."""
+
+    def __init__(self, kind: LimitKind, value: int) -> None:
+        super().__init__(f"{kind.value} cannot be {value}: it takes 1 to {_LARGEST[kind]}")
+
+
 class Actor(msgspec.Struct, frozen=True):
     """Who changes something: `name` is like `cli:root` or an admin key's prefix; `address` an IP address."""
 
@@ -151,6 +168,13 @@ class PolicySummary(msgspec.Struct, frozen=True):
     pattern: str | None
 
 
+class LimitSummary(msgspec.Struct, frozen=True):
+    """What one level limits; `key_id` None means the whole tenant."""
+
+    limits: Limits
+    key_id: KeyId | None
+
+
 class Found(msgspec.Struct, frozen=True):
     """What the store knows about a digest, and the revocation seq it was true at.
 
@@ -195,6 +219,19 @@ def checked_slug(slug: str) -> str:
     if not _SLUG.fullmatch(slug):
         raise SlugInvalid(slug)
     return slug
+
+
+def checked_limit(kind: LimitKind, value: int | None) -> int | None:
+    """Return a limit's value; None stands for no limit.
+
+    Raises
+    ------
+    LimitInvalid
+        It cannot be one.
+    """
+    if value is not None and not 1 <= value <= _LARGEST[kind]:
+        raise LimitInvalid(kind, value)
+    return value
 
 
 def checked_pattern(pattern: str) -> str:

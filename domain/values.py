@@ -79,12 +79,47 @@ class OptionPolicies(msgspec.Struct, frozen=True):
     key_grants: dict[str, OptionPolicy]
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """The limits of one tenant or one key. None: not limited here; a key is then bound by its tenant's alone."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+    def any_set(self) -> bool:
+        """Tell whether anything is limited at all."""
+        return any(
+            limit is not None
+            for limit in (
+                self.requests_per_minute,
+                self.tokens_per_minute,
+                self.concurrency,
+                self.tokens_per_day,
+                self.tokens_per_month,
+            )
+        )
+
+    def smallest_token_limit(self) -> int | None:
+        """Return the smallest whole token limit: no request may ever need more than that."""
+        return min(
+            (
+                limit
+                for limit in (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
+                if limit is not None
+            ),
+            default=None,
+        )
+
+
 class Principal(msgspec.Struct, frozen=True):
     """The proven caller of one request.
 
     `tenant_rights` bound `key_rights`; `key_rights` None means the key inherits its tenant's. `option_policies`
-    None means that no level sets any. It has no default: a cached principal of a release that knew no policies
-    must not pass for one without.
+    None means that no level sets any. `time_zone` (the tenant's, IANA) decides when its quotas begin anew. Neither
+    these nor the limits have a default: a cached principal of a release that knew none must not pass for one
+    without.
     """
 
     tenant_id: TenantId | None
@@ -95,5 +130,8 @@ class Principal(msgspec.Struct, frozen=True):
     tenant_rights: Rights
     key_rights: Rights | None
     option_policies: OptionPolicies | None
+    tenant_limits: Limits
+    key_limits: Limits
+    time_zone: str
     expires_at: datetime | None
     allowed_networks: tuple[str, ...] = ()

@@ -17,11 +17,13 @@ from db.key_expiry import announce_expired_keys
 from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
 from db.postgres import create_engine
-from db.redis.connection import connect_patient
+from db.redis.connection import PATIENT_TIMEOUT_S, connect_patient
+from db.redis.limits import LimitLeases
 from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
+from db.redis.multiplex import MultiplexedRedis
 from db.redis.queue import GatewayQueue
-from db.redis.revocation_channel import RevocationAnnouncer
+from db.redis.revocation_channel import RevocationAnnouncer, seen_by
 from db.redis.usage_stream import AccountingStream
 from db.retention import Retention
 from db.revocation_mirror import RevocationMirror
@@ -33,6 +35,7 @@ from db.usage_roll_ups import UsageRollUps
 from domain.jobs import (
     DISCOVERY_POLL,
     KEYS_EXPIRE,
+    LEASES_SWEEP,
     REVOCATION_FANOUT,
     USAGE_ACCOUNT,
     USAGE_PRUNE,
@@ -41,6 +44,7 @@ from domain.jobs import (
 from worker.health import HealthPage
 from worker.job_table import JobSpec, saq_function
 from worker.jobs.discovery import Discovery
+from worker.jobs.leases import sweep
 from worker.jobs.revocation import Fanout
 from worker.jobs.upkeep import expire_keys, prune, roll_up
 from worker.jobs.usage import account
@@ -56,6 +60,8 @@ RECONCILE_INTERVAL_S: Final = 5.0
 ROLL_UP_INTERVAL_S: Final = 3600.0
 PRUNE_INTERVAL_S: Final = 86_400.0
 EXPIRE_INTERVAL_S: Final = 60.0
+# With the 6 s after which a silent process counts as gone, what it held is free within 15 s.
+SWEEP_INTERVAL_S: Final = 5.0
 
 # The sums of a busy hour, and the rows of a busy month, take longer than anybody may wait for an answer.
 UPKEEP_STATEMENT_S: Final = 60.0
@@ -108,8 +114,11 @@ async def serve(settings: WorkerSettings) -> None:
         discovery = await stack.enter_async_context(open_discovery(settings, redis))
         queue = GatewayQueue(redis)
         stack.push_async_callback(queue.disconnect)
+        scripts = MultiplexedRedis(settings.redis_url, timeout_s=PATIENT_TIMEOUT_S)
+        stack.push_async_callback(scripts.aclose)
         jobs = (
             *job_table(settings, discovery=discovery, engine=engine, redis=redis),
+            lease_job(redis, scripts),
             *upkeep_jobs(settings, engine=upkeep_engine),
         )
         page = await _open_health_page(settings, queue)
@@ -171,6 +180,16 @@ def job_table(
             repeatable="rows are keyed by request id, and a batch is confirmed only after its commit",
             every_s=ACCOUNT_INTERVAL_S,
         ),
+    )
+
+
+def lease_job(redis: Redis, scripts: MultiplexedRedis) -> JobSpec:
+    """Return the job that frees what dead processes hold."""
+    return JobSpec(
+        LEASES_SWEEP,
+        functools.partial(sweep, LimitLeases(scripts), functools.partial(seen_by, redis)),
+        repeatable="what was given back is marked and not given back again",
+        every_s=SWEEP_INTERVAL_S,
     )
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from app.cli import catalogue, keys, models, policies, tenants
+from app.cli import catalogue, keys, limits, models, policies, tenants
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
 from app.cli.migrate import migrate
@@ -43,7 +43,7 @@ for command in (
     openapi,
 ):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, policies.app):
+for noun in (tenants.app, keys.app, models.app, limits.app, policies.app):
     app.command(noun)
 
 

@@ -26,6 +26,7 @@ class Downstream:
     """
 
     __slots__ = (
+        "_announced",
         "_head_only",
         "_request_id",
         "_send",
@@ -45,11 +46,16 @@ class Downstream:
         self.sent_bytes = 0
         self.writing_since = 0.0
         self.reader: StreamReader | None = None
+        self._announced: tuple[Header, ...] = ()
 
     @property
     def mid_record(self) -> bool:
         """Whether the client stands inside a record, so that nothing can be said to it in-band."""
         return self.reader is None or self.reader.overlong
+
+    def announce(self, headers: tuple[Header, ...]) -> None:
+        """Have the answer carry these headers, whatever it will be."""
+        self._announced = headers
 
     async def start(self, status: int, content_type: bytes, extra: Iterable[Header] = ()) -> None:
         """Commit status and headers."""
@@ -57,6 +63,7 @@ class Downstream:
             (b"content-type", content_type),
             (b"x-request-id", self._request_id),
             SERVER,
+            *self._announced,
             *extra,
         ]
         self.started = True

@@ -25,14 +25,15 @@ _log = structlog.get_logger()
 
 
 class Visit:
-    """Everything a handler needs to answer one request."""
+    """Everything a handler needs to answer one request. `charged` is what it came to in tokens, once that is known."""
 
-    __slots__ = ("call", "downstream", "metrics", "note", "receive")
+    __slots__ = ("call", "charged", "downstream", "metrics", "note", "receive")
 
     def __init__(
         self, call: Call, downstream: Downstream, receive: Receive, note: AccessNote, metrics: RouteMetrics
     ) -> None:
         self.call = call
+        self.charged = 0
         self.downstream = downstream
         self.receive = receive
         self.note = note

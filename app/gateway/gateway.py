@@ -14,6 +14,7 @@ from app.gateway.cooldown import Cooldown
 from app.gateway.exchanges import CutReason, Exchanges, Subject
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
+from app.gateway.limiter import Limiter
 from app.gateway.lists import Listing
 from app.metrics import Metrics
 from domain.account import EvalRates
@@ -48,6 +49,8 @@ class Gateway:
         keys: KeyStore,
         peppers: PepperRing,
         key_uses: KeyUses,
+        limiter: Limiter,
+        image_tokens: int,
         proxies: TrustedProxies,
         catalogue: Catalogue,
         upstreams: Mapping[str, Upstream],
@@ -72,6 +75,8 @@ class Gateway:
         self._ledger_state = ledger_state
         self._keys = keys
         self._peppers = peppers
+        self.limiter = limiter
+        self.image_tokens = image_tokens
         self._key_uses = key_uses
         self._proxies = proxies
         self._compiled: dict[UUID, _Compiled] = {}

@@ -6,8 +6,12 @@ that leaves nor a process told to stop can lose it.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
 
 from app.gateway.attempts import Order
 from app.gateway.body import ClientLeft
@@ -16,6 +20,7 @@ from app.gateway.downstream import JSON
 from app.gateway.endpoint import Visit
 from app.gateway.exchanges import CutReason, Subject
 from app.gateway.gateway import Gateway, first_of_month
+from app.gateway.limit_headers import headers
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
 from domain.authorize import authorize
@@ -27,13 +32,15 @@ from domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from domain.model_names import CanonicalName
 from domain.ollama import unload_answer
 from domain.requests import ParsedRequest, Policed, parse_request, rebuild
+from domain.reservations import reserve
 from domain.route import Candidate
 from domain.routes import RouteSpec
 from domain.streams import stream_error
 from domain.usage import Admission, UsageOutcome
-from domain.values import Principal
+from domain.values import Principal, TenantId
 
 CHARACTERS_PER_TOKEN = 4
 _GOODBYES = {
@@ -47,6 +54,17 @@ _LATE_REFUSALS: dict[CutReason, type[GatewayError]] = {
 }
 
 
+class Grant(NamedTuple):
+    """A principal's right to one request: on which model, where, and what of it a backend may be sent."""
+
+    principal: Principal
+    tenant_id: TenantId
+    name: CanonicalName
+    candidates: tuple[Candidate, ...]
+    policed: Policed
+    forwards_unload: bool
+
+
 async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     """Answer one inference request."""
     call = visit.call
@@ -55,36 +73,50 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     visit.note.key = principal.key_prefix
     request = parse_request(spec, await gateway.bodies.read(call, visit.receive))
     visit.metrics.dropped(request.dropped)
+    grant = allow(request, principal, gateway)
+    visit.note.model = grant.name.display
+    visit.metrics.dropped(grant.policed.stripped)
+    if request.is_unload and not grant.forwards_unload:
+        await visit.downstream.answer(200, JSON, unload_answer(spec, request.model))
+        return
+    # Nothing here may hold the client's words while it waits for the answer: `run` drops them when it can.
+    if not gateway.limiter.concerns(principal):
+        running = run(visit, request, grant, gateway)
+        del request, grant
+        await running
+        return
+    async with reserved(visit, request, grant, gateway) as limited:
+        running = run(visit, request, limited, gateway)
+        del request, grant, limited
+        await running
+
+
+async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gateway) -> None:
+    """Admit a request, relay its answer, and account for it (stages 3 to 6)."""
+    call = visit.call
+    principal = grant.principal
     while not gateway.is_current(principal, call):
         # Asked until the answer holds at this very moment: from here to the start of the exchange, where the next
         # revocation finds it, nothing is waited for.
         principal = await gateway.principal(call)
-    name, candidates = authorize(
-        request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
-    )
-    visit.note.model = name.display
-    policy = gateway.policy(principal, name)
-    policed = policy.apply(request)
-    visit.metrics.dropped(policed.stripped)
-    if request.is_unload and not policy.forwards_unload:
-        await visit.downstream.answer(200, JSON, unload_answer(spec, request.model))
-        return
-    tally = admit(call, principal, request, policed, candidates, gateway=gateway, model=name.display)
+        allow(request, principal, gateway)
+    tally = admit(call, request, grant, gateway)
     order = Order(
-        spec=spec,
+        spec=request.spec,
         request=request.without_content(),
-        name=name,
-        path=spec.path.encode(),
-        body=rebuild(request, name.forwarded, policed),
-        candidates=candidates,
+        name=grant.name,
+        path=request.spec.path.encode(),
+        body=rebuild(request, grant.name.forwarded, grant.policed),
+        candidates=grant.candidates,
         request_id=call.request_id_text,
         traceparent=call.traceparent,
     )
     # A stream may live for an hour: from its first record on, nothing here holds the client's words any more.
-    del request, policed
+    tenant_id, name = grant.tenant_id, grant.name
+    del request, grant
     subject = Subject(
         principal.key_id,
-        tally.admission.tenant_id,
+        tenant_id,
         call.key_digests,
         name,
         lambda: gateway.client_address(call),
@@ -93,19 +125,68 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
         relaying = relay(order, visit.downstream, tally, gateway)
         await exchange(visit, tally, relaying, subject=subject, gateway=gateway, order=order)
     finally:
-        account(visit, tally, gateway)
+        visit.charged = account(visit, tally, gateway)
 
 
-def admit(
-    call: Call,
-    principal: Principal,
-    request: ParsedRequest,
-    policed: Policed,
-    candidates: tuple[Candidate, ...],
-    *,
-    model: str,
-    gateway: Gateway,
-) -> Tally:
+def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Grant:
+    """Decide whether a principal may make a request, and what its option policies make of it (stage 2).
+
+    Raises
+    ------
+    ModelForbidden
+        As `domain.authorize.authorize` says.
+    BadRequest
+        An option policy rejects a field.
+    """
+    name, candidates = authorize(
+        request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
+    )
+    if principal.tenant_id is None:
+        raise ModelForbidden
+    policy = gateway.policy(principal, name)
+    return Grant(
+        principal, principal.tenant_id, name, candidates, policy.apply(request), policy.forwards_unload
+    )
+
+
+@asynccontextmanager
+async def reserved(
+    visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gateway
+) -> AsyncIterator[Grant]:
+    """Hold what a request may come to while it runs, and settle what it came to (stage 3).
+
+    The grant it gives may ask the backend for less output, so that the reservation fits the limits.
+
+    Raises
+    ------
+    LimitExceeded, PromptTooLarge
+        A limit does not let the request in.
+    Unavailable
+        The limits cannot be asked.
+    """
+    limiter, principal = gateway.limiter, grant.principal
+    generates = not (request.is_load_only or request.spec.output_cap_field is None)
+    reservation = reserve(
+        request.prompt,
+        output_cap=grant.policed.output_cap if generates else None,
+        context_length=gateway.catalogue.index.context_length(grant.name.display),
+        image_tokens=gateway.image_tokens,
+        smallest_token_limit=limiter.smallest_token_limit(principal),
+    )
+    if reservation.output_cap is not None:
+        policed = msgspec.structs.replace(grant.policed, output_cap=reservation.output_cap)
+        grant = grant._replace(policed=policed)
+    states = await limiter.take(principal, visit.call.request_id, reservation.tokens)
+    visit.downstream.announce(headers(states))
+    tenant_id, once = grant.tenant_id, [grant]
+    del request, grant
+    try:
+        yield once.pop()
+    finally:
+        limiter.settle(tenant_id, visit.call.request_id, visit.charged)
+
+
+def admit(call: Call, request: ParsedRequest, grant: Grant, gateway: Gateway) -> Tally:
     """Let a request in: from here on it has exactly one record (stage 3).
 
     Raises
@@ -115,16 +196,14 @@ def admit(
     """
     if gateway.exchanges.draining:
         raise Unavailable("draining")
-    if principal.tenant_id is None:
-        raise ModelForbidden
     now = datetime.now(UTC)
     admission = Admission(
         request_id=call.request_id,
         period=first_of_month(now),
-        tenant_id=principal.tenant_id,
-        key_id=principal.key_id,
-        model=model,
-        model_digest=candidates[0].model_digest,
+        tenant_id=grant.tenant_id,
+        key_id=grant.principal.key_id,
+        model=grant.name.display,
+        model_digest=grant.candidates[0].model_digest,
         api_family=request.spec.family,
         route=request.spec.path,
         started_at=now,
@@ -136,7 +215,7 @@ def admit(
     except LedgerFull as full:
         raise Unavailable("journal_full") from full
     return Tally(
-        admission, entry, started=call.started, rates=gateway.rates, output_cap=policed.output_cap or 0
+        admission, entry, started=call.started, rates=gateway.rates, output_cap=grant.policed.output_cap or 0
     )
 
 
@@ -184,8 +263,11 @@ async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, ord
     await visit.downstream.finish(stream_error(order.spec.family, _GOODBYES[reason]))
 
 
-def account(visit: Visit, tally: Tally, gateway: Gateway) -> None:
-    """Report the settled request to log and metrics (stage 6; the record itself is already in the journal)."""
+def account(visit: Visit, tally: Tally, gateway: Gateway) -> int:
+    """Report the settled request to log and metrics and return the tokens it is charged (stage 6).
+
+    The record itself is already in the journal.
+    """
     settled = tally.settle(UsageOutcome.CUT)
     note = visit.note
     note.backend = settled.backend or ""
@@ -198,3 +280,4 @@ def account(visit: Visit, tally: Tally, gateway: Gateway) -> None:
     if first_token_s is not None:
         visit.metrics.first_token.observe(first_token_s)
     gateway.count_tokens(settled)
+    return settled.tokens_in + settled.tokens_out

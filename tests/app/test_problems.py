@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from app.gateway.limit_headers import headers
 from app.problems import FORBIDDEN, INTERNAL, problem_of, render
 from domain import errors
 from domain.errors import (
@@ -10,9 +11,11 @@ from domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
     GatewayError,
+    LimitExceeded,
     MethodNotAllowed,
     ModelForbidden,
     NoCandidate,
+    PromptTooLarge,
     RejectedUpstream,
     RouteForbidden,
     Sent,
@@ -23,9 +26,21 @@ from domain.errors import (
     UpstreamExhausted,
     UpstreamFailed,
 )
+from domain.limits import LimitKind, LimitState, Refused
 from domain.values import ApiFamily
 
 NATIVE, OPENAI = ApiFamily.NATIVE, ApiFamily.OPENAI
+
+
+def exceeded(
+    kind: LimitKind, *, scope: str = "key", limit: int = 60, retry_after_s: float = 11.2
+) -> LimitExceeded:
+    state = LimitState(kind, scope, limit, 0, retry_after_s)
+    return LimitExceeded(Refused(state, retry_after_s, (state,)))
+
+
+RATES = [LimitKind.REQUESTS_PER_MINUTE, LimitKind.TOKENS_PER_MINUTE, LimitKind.CONCURRENCY]
+QUOTAS = [LimitKind.TOKENS_PER_DAY, LimitKind.TOKENS_PER_MONTH]
 
 TABLE: list[tuple[GatewayError, int, str, str | None]] = [
     (Unauthenticated(), 401, "invalid_request_error", "invalid_api_key"),
@@ -39,6 +54,9 @@ TABLE: list[tuple[GatewayError, int, str, str | None]] = [
     (UnsupportedEncoding("Why."), 415, "invalid_request_error", "unsupported_encoding"),
     (RejectedUpstream(422, "Why."), 422, "invalid_request_error", None),
     (UpstreamExhausted(), 502, "api_error", None),
+    *((exceeded(kind), 429, "rate_limit_error", "rate_limit_exceeded") for kind in RATES),
+    *((exceeded(kind), 429, "rate_limit_error", "insufficient_quota") for kind in QUOTAS),
+    (PromptTooLarge(5000, 4000), 429, "rate_limit_error", "rate_limit_exceeded"),
     (NoCandidate(7), 503, "api_error", None),
     (Unavailable("journal_full", 9), 503, "api_error", None),
 ]
@@ -113,3 +131,80 @@ def test_a_wrong_method_is_told_the_right_ones() -> None:
 
 def test_the_client_is_told_what_is_wrong_with_its_request() -> None:
     assert problem_of(BadRequest("The field x is no number.")).message == "The field x is no number."
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            exceeded(LimitKind.REQUESTS_PER_MINUTE),
+            (
+                "This key's limit of 60 requests per minute has no room left for this request."
+                " Try again in 12 seconds."
+            ),
+        ),
+        (
+            exceeded(LimitKind.CONCURRENCY, scope="tenant", limit=4, retry_after_s=0.3),
+            (
+                "Your tenant's limit of 4 requests at the same time has no room left for this request."
+                " Try again in 1 second."
+            ),
+        ),
+        (
+            exceeded(LimitKind.TOKENS_PER_DAY, limit=1_000_000, retry_after_s=3 * 3600 + 1),
+            (
+                "This key's quota of 1,000,000 tokens per day has no room left for this request."
+                " Try again in 4 hours."
+            ),
+        ),
+        (
+            exceeded(LimitKind.TOKENS_PER_MONTH, limit=10, retry_after_s=2 * 86_400),
+            "This key's quota of 10 tokens per month has no room left for this request. Try again in 2 days.",
+        ),
+        (
+            exceeded(LimitKind.TOKENS_PER_MINUTE, limit=10, retry_after_s=120),
+            "This key's limit of 10 tokens per minute has no room left for this request. Try again in 2 minutes.",
+        ),
+        (
+            PromptTooLarge(5000, 4000),
+            (
+                "The prompt may need 5,000 tokens, which is more than a limit of 4,000 tokens ever has room for."
+                " Send a shorter prompt."
+            ),
+        ),
+    ],
+)
+def test_a_caller_is_told_which_limit_and_when_to_come_back(error: GatewayError, said: str) -> None:
+    assert problem_of(error).message == said
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "header"), [(0.0, b"1"), (0.2, b"1"), (1.0, b"1"), (1.01, b"2"), (86_400.0, b"86400")]
+)
+def test_retry_after_is_whole_seconds_and_never_too_early(retry_after_s: float, header: bytes) -> None:
+    error = exceeded(LimitKind.REQUESTS_PER_MINUTE, retry_after_s=retry_after_s)
+
+    assert dict(problem_of(error).headers)[b"retry-after"] == header
+
+
+@pytest.mark.parametrize("kind", list(LimitKind))
+def test_only_a_spent_quota_tells_client_libraries_not_to_retry(kind: LimitKind) -> None:
+    told = dict(problem_of(exceeded(kind)).headers)
+
+    assert told.get(b"x-should-retry") == (b"false" if kind in QUOTAS else None)
+
+
+def test_a_prompt_that_never_fits_is_not_to_be_sent_again() -> None:
+    told = dict(problem_of(PromptTooLarge(5000, 4000)).headers)
+
+    assert (told[b"x-should-retry"], b"retry-after" in told) == (b"false", True)
+
+
+def test_a_refusal_shows_how_all_limits_stand() -> None:
+    states = (
+        LimitState(LimitKind.REQUESTS_PER_MINUTE, "tenant", 60, 12, 48.0),
+        LimitState(LimitKind.TOKENS_PER_DAY, "key", 1000, 0, 7200.0),
+    )
+
+    told = problem_of(LimitExceeded(Refused(states[1], 7200.0, states))).headers
+    assert set(headers(states)) <= set(told)

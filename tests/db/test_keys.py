@@ -13,7 +13,7 @@ from db.postgres import Database, UnitOfWork
 from db.revocations import Revocations
 from domain.keys import PepperRing, mint_pepper
 from domain.tenants import Actor, Found, IssuedKey, KeyStatus, KeyUnknown, KeyUse, Tenant, TenantStatus
-from domain.values import Principal, Rights, Role
+from domain.values import Limits, Principal, Rights, Role
 
 TOMORROW = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 ALL = Rights(allow_all_models=True)
@@ -53,6 +53,9 @@ async def test_a_key_is_found_by_its_digest(
         tenant_rights=NONE,
         key_rights=None,
         option_policies=None,
+        tenant_limits=Limits(),
+        key_limits=Limits(),
+        time_zone="UTC",
         expires_at=None,
     )
 

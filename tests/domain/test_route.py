@@ -41,6 +41,35 @@ def test_each_candidate_knows_its_own_digest_of_the_model() -> None:
     assert [candidate.model_digest for candidate in found.candidates("m:1")] == ["11", "22"]
 
 
+@pytest.mark.parametrize(
+    ("known", "bound"),
+    [
+        ([8192], 8192),
+        ([8192, 32_768], 32_768),
+        ([8192, None], None),
+        ([None], None),
+        (["8192"], None),
+        ([True], None),
+        ([0], None),
+    ],
+)
+def test_the_context_of_a_model_is_bounded_whichever_backend_answers(
+    known: list[object], bound: int | None
+) -> None:
+    found = index(
+        *(
+            backend(f"b{place}", hosted("m:1", details={} if length is None else {"context_length": length}))
+            for place, length in enumerate(known)
+        )
+    )
+
+    assert found.context_length("m:1") == bound
+
+
+def test_a_model_nobody_hosts_has_no_known_context() -> None:
+    assert index(backend("a", MODEL)).context_length("other:1") is None
+
+
 def test_backends_with_another_configuration_are_ignored_and_reported() -> None:
     snapshot = table(backend("moved", MODEL), backend("a", MODEL), backend("unknown", MODEL))
     configured = {**config_digests("a"), "moved": "another digest"}

@@ -2,7 +2,7 @@
 
 from uuid import UUID, uuid4
 
-from domain.values import KeyId, OptionPolicies, Principal, Rights, Role, TenantId
+from domain.values import KeyId, Limits, OptionPolicies, Principal, Rights, Role, TenantId
 
 
 def principal(
@@ -13,8 +13,11 @@ def principal(
     rights: Rights | None = None,
     key_rights: Rights | None = None,
     option_policies: OptionPolicies | None = None,
+    tenant_limits: Limits | None = None,
+    key_limits: Limits | None = None,
+    time_zone: str = "UTC",
 ) -> Principal:
-    """Build the principal of a key that may use every model and never expires."""
+    """Build the principal of a key that may use every model without limit and never expires."""
     return Principal(
         tenant_id=None if role is Role.ADMIN else TenantId(tenant_id or uuid4()),
         tenant_slug="acme",
@@ -24,5 +27,8 @@ def principal(
         tenant_rights=rights or Rights(allow_all_models=True),
         key_rights=key_rights,
         option_policies=option_policies,
+        tenant_limits=tenant_limits or Limits(),
+        key_limits=key_limits or Limits(),
+        time_zone=time_zone,
         expires_at=None,
     )

@@ -2,8 +2,8 @@
 
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,12 @@ from app.gateway.journal.shipper import Pace, Shipper
 from db.redis.usage_stream import HolderStream
 from domain.errors import LedgerFull
 from domain.ports import OpenEntry
-from domain.usage import Admission
+from domain.usage import Admission, UsageRecord
 
 _RESTART_S: Final = 1.0
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_decode_record = msgspec.msgpack.Decoder(UsageRecord).decode
 _log = structlog.get_logger()
 
 
@@ -61,7 +62,15 @@ class LedgerState(msgspec.Struct, frozen=True):
 class UsageLedger:
     """Implements `domain.ports.Ledger`; made by `running_ledger`."""
 
-    def __init__(self, directory: Path, size: JournalSize, shipper: Shipper, pace: Pace) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        size: JournalSize,
+        shipper: Shipper,
+        pace: Pace,
+        on_adopted: Callable[[Sequence[UsageRecord]], None],
+    ) -> None:
+        self._on_adopted = on_adopted
         self._directory = directory
         self._size = size
         self._shipper = shipper
@@ -80,6 +89,11 @@ class UsageLedger:
         if self._journal is None:
             raise LedgerFull("no journal")
         return open_entry(self._journal, admission)
+
+    def unconfirmed(self) -> Iterator[UsageRecord]:
+        """Return every settled record that Postgres is not known to have, of all held journals."""
+        for holding in self._shipper.holdings:
+            yield from _records(holding.journal)
 
     def state(self) -> LedgerState:
         """Return what the metrics show. Cheap enough for every scrape."""
@@ -139,6 +153,7 @@ class UsageLedger:
         while True:
             for journal in await anyio.to_thread.run_sync(self._adopter.adopt_all):
                 self._shipper.hold(journal, adopted=True)
+                self._on_adopted(tuple(_records(journal)))
             await anyio.sleep(self._pace.adopt)
             if self._journal is None:
                 await self.start()
@@ -169,6 +184,7 @@ async def running_ledger(
     enqueue: Callable[[], Awaitable[None]],
     size: JournalSize | None = None,
     pace: Pace | None = None,
+    on_adopted: Callable[[Sequence[UsageRecord]], None] = lambda _: None,
 ) -> AsyncIterator[UsageLedger]:
     """Hold a journal and keep it shipped while the context lasts.
 
@@ -187,6 +203,8 @@ async def running_ledger(
         Of this process's journal.
     pace
         How often things happen.
+    on_adopted
+        Hears of the settled records of each adopted journal.
 
     Raises
     ------
@@ -194,7 +212,7 @@ async def running_ledger(
         The directory cannot be used.
     """
     pace = pace or Pace()
-    ledger = UsageLedger(directory, size or JournalSize(), Shipper(stream, enqueue, pace), pace)
+    ledger = UsageLedger(directory, size or JournalSize(), Shipper(stream, enqueue, pace), pace, on_adopted)
     await ledger.start()
     tasks = anyio.create_task_group()
     await tasks.__aenter__()
@@ -208,6 +226,14 @@ async def running_ledger(
         await tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
             await ledger.close()
+
+
+def _records(journal: Journal) -> Iterator[UsageRecord]:
+    """Return the settled records of a journal that are not confirmed; damaged ones are left out."""
+    everything = journal.cut(journal.tail, journal.first_number, journal.next_number)
+    for payload in journal.payloads(everything) if everything is not None else ():
+        with suppress(msgspec.MsgspecError):
+            yield _decode_record(payload)
 
 
 async def _keep_running(loop: Callable[[], Awaitable[None]]) -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from db.redis.connection import connect_hot
 from db.redis.key_cache import TTL_S, CachedPrincipal, RedisKeyCache
-from domain.values import OptionPolicies, OptionRule, PolicyAction, Principal, Rights
+from domain.values import Limits, OptionPolicies, OptionRule, PolicyAction, Principal, Rights
 from tests.support.principals import principal
 from tests.support.scripted_backend import closed_port
 
@@ -39,6 +39,9 @@ FULL = msgspec.structs.replace(
             key={"think": OptionRule(PolicyAction.SET, value=False)},
             key_grants={},
         ),
+        tenant_limits=Limits(requests_per_minute=60, tokens_per_month=10**12),
+        key_limits=Limits(concurrency=2),
+        time_zone="Europe/Berlin",
     ),
     expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     allowed_networks=("10.0.0.0/8", "2001:db8::/32"),
@@ -86,6 +89,9 @@ async def test_the_newest_entry_stands(cache: RedisKeyCache) -> None:
         msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(
             b"option_policies", b"opinion_polices"
         ),
+        msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"tenant_limits", b"tenant_limbos"),
+        msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"key_limits", b"key_limbos"),
+        msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"time_zone", b"time_zany"),
         b"\x81\xa1x" + b"\x91" * 100_000,
     ],
 )

@@ -1,0 +1,77 @@
+"""How many tokens a request reserves at its admission: never fewer than it can come to.
+
+What it really used is settled at its end, and the difference goes back.
+"""
+
+import msgspec
+
+from domain.errors import PromptTooLarge
+from domain.requests import Prompt
+
+TOKENS_PER_MESSAGE = 32
+"""What a template may put round one message: roles, separators, a turn's beginning and end."""
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What a request may come to: `tokens` in all, of which `output_cap` are output.
+
+    `output_cap` may be lower than what was asked for, and the backend must be told this one. None: nothing is
+    generated.
+    """
+
+    tokens: int
+    output_cap: int | None
+
+
+def estimate(prompt: Prompt, *, context_length: int | None, image_tokens: int) -> int:
+    """Return the tokens a prompt cannot exceed.
+
+    A token is at least one byte, and a backend cuts each text to the model's context.
+
+    Parameters
+    ----------
+    context_length
+        Of the model, in tokens; None if it is not known.
+    image_tokens
+        What one image counts.
+    """
+    text = prompt.text_bytes + TOKENS_PER_MESSAGE * prompt.messages
+    if context_length is not None:
+        text = min(text, context_length * prompt.texts)
+    return text + image_tokens * prompt.images
+
+
+def reserve(
+    prompt: Prompt,
+    *,
+    output_cap: int | None,
+    context_length: int | None,
+    image_tokens: int,
+    smallest_token_limit: int | None,
+) -> Reservation:
+    """Return what a request reserves. Its output cap shrinks, to 1 at least, to fit the smallest whole limit.
+
+    What is left of a limit has no say in it: a request that fits tomorrow is not answered with a stub today.
+
+    Parameters
+    ----------
+    output_cap
+        The output tokens a backend may make; None where nothing is generated.
+    context_length, image_tokens
+        As in `estimate`.
+    smallest_token_limit
+        Of all token limits that apply; None if there is none.
+
+    Raises
+    ------
+    PromptTooLarge
+        The prompt and one token of output are more than the limit as a whole.
+    """
+    tokens = estimate(prompt, context_length=context_length, image_tokens=image_tokens)
+    least = tokens if output_cap is None else tokens + 1
+    if smallest_token_limit is not None and least > smallest_token_limit:
+        raise PromptTooLarge(tokens, smallest_token_limit)
+    if output_cap is None:
+        return Reservation(tokens, None)
+    cap = output_cap if smallest_token_limit is None else min(output_cap, smallest_token_limit - tokens)
+    return Reservation(tokens + cap, cap)

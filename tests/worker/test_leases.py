@@ -1,0 +1,94 @@
+"""What dead processes hold of the limits comes back, and doing that twice gives nothing twice."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+import anyio
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from db.redis.connection import connect_patient
+from db.redis.limits import GRACE_S, LimitLeases, LimitStore
+from db.redis.multiplex import MultiplexedRedis
+from db.redis.revocation_channel import PROCESS_TTL_S, RevocationNews, seen_by
+from domain.values import Limits
+from tests.support.limits import Customer, admitted, age_reservations
+from worker.jobs.leases import sweep
+from worker.main import SWEEP_INTERVAL_S
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with connect_patient(SecretStr(redis_url)) as client:
+        yield client
+
+
+@pytest.fixture
+async def scripts(redis_url: str) -> AsyncIterator[MultiplexedRedis]:
+    redis = MultiplexedRedis(SecretStr(redis_url), timeout_s=5)
+    yield redis
+    await redis.aclose()
+
+
+async def busy(scripts: MultiplexedRedis, *processes: str, customers: int = 1) -> list[Customer]:
+    """Return tenants of which each process runs one request, and no room is left for another."""
+    made = [Customer(tenant=Limits(concurrency=len(processes))) for _ in range(customers)]
+    for one in made:
+        await LimitStore(scripts, process_id="").begin(one.tenant_id, one.spent())
+        for process in processes:
+            await admitted(LimitStore(scripts, process_id=process), one.ask())
+        await age_reservations(scripts, one, GRACE_S)
+    return made
+
+
+async def test_only_processes_that_do_not_report_lose_what_they_hold(
+    redis: Redis, scripts: MultiplexedRedis
+) -> None:
+    (one,) = await busy(scripts, "alive", "dead")
+    await RevocationNews(redis, process_id="alive").report(1)
+
+    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 1
+    left = (await admitted(LimitStore(scripts, process_id="alive"), one.ask())).states[0].remaining
+    assert left == 0
+
+
+async def test_a_process_that_says_goodbye_is_not_waited_for(redis: Redis, scripts: MultiplexedRedis) -> None:
+    await busy(scripts, "leaving")
+    news = RevocationNews(redis, process_id="leaving")
+    await news.report(1)
+    await news.withdraw()
+
+    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 1
+
+
+async def test_every_tenant_is_swept(redis: Redis, scripts: MultiplexedRedis) -> None:
+    await busy(scripts, "dead", "gone", customers=5)
+
+    with capture_logs() as logs:
+        assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 10
+    assert [(log["event"], log["requests"]) for log in logs] == [("leases_swept", 10)]
+
+
+async def test_two_sweeps_at_once_give_everything_back_once(redis: Redis, scripts: MultiplexedRedis) -> None:
+    await busy(scripts, "dead", "gone", customers=5)
+    returned: list[int] = []
+
+    async def run() -> None:
+        returned.append(await sweep(LimitLeases(scripts), partial(seen_by, redis)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(run)
+    assert sum(returned) == 10
+
+
+async def test_where_nothing_was_ever_limited_there_is_nothing_to_sweep(
+    redis: Redis, scripts: MultiplexedRedis
+) -> None:
+    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 0
+
+
+def test_what_a_killed_process_held_is_free_within_fifteen_seconds() -> None:
+    assert max(PROCESS_TTL_S, GRACE_S) + 1 + SWEEP_INTERVAL_S + 1 <= 15
