@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
@@ -15,11 +16,14 @@ _POLL_S = 0.005
 
 
 class Counts:
-    """What a group of clients has seen so far. Times in seconds, one entry per finished exchange."""
+    """What a group of clients has seen so far. Times in seconds, one entry per finished exchange.
+
+    `failures` counts by kind what was no good answer: the status, `lost` or `malformed`.
+    """
 
     def __init__(self) -> None:
         self.answered = 0
-        self.failed = 0
+        self.failures: Counter[str] = Counter()
         self.records = 0
         self.begun = 0
         self.first_byte_s: list[float] = []
@@ -62,12 +66,12 @@ class Client(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail()
+            self._fail("malformed")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
         """Count an answer that never came."""
         if not self._stopped:
-            self._fail()
+            self._fail("lost")
 
     def leave(self) -> None:
         """Close the connection at once, whatever is under way."""
@@ -79,14 +83,16 @@ class Client(asyncio.Protocol):
         self._sent_at = time.perf_counter()
         self._transport.write(self._request)
 
-    def _fail(self) -> None:
-        self._counts.failed += 1
-        self.leave()
+    def _fail(self, kind: str) -> None:
+        if not self._stopped:
+            self._counts.failures[kind] += 1
+            self.leave()
 
     def on_headers_complete(self) -> None:
         """Refuse every answer but a good one."""
-        if self._parser.get_status_code() != OK:
-            self._fail()
+        status = self._parser.get_status_code()
+        if status != OK:
+            self._fail(str(status))
 
     def on_body(self, body: bytes) -> None:
         """Count records, and remember when the first bytes came."""
@@ -152,7 +158,7 @@ async def begun(counts: Counts, streams: int) -> None:
         They have not after `OPEN_WITHIN_S` seconds.
     """
     async with asyncio.timeout(OPEN_WITHIN_S):
-        while counts.begun < streams and not counts.failed:  # noqa: ASYNC110 - an event per byte would cost more
+        while counts.begun < streams and not counts.failures:  # noqa: ASYNC110 - an event per byte would cost more
             await asyncio.sleep(_POLL_S)
 
 

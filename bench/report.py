@@ -3,6 +3,7 @@
 import os
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,7 +90,7 @@ class Results:
         self.machine = machine
         self.measures: dict[str, Measure] = {}
         self.answered: dict[str, int] = {}
-        self.failed: dict[str, int] = {}
+        self.failed: dict[str, Counter[str]] = {}
 
     def measure(self, name: str) -> Measure:
         """Return the measure of that name; a new one at first."""
@@ -98,12 +99,12 @@ class Results:
     def count(self, target: str, counts: Counts) -> None:
         """Note how many requests were answered, and how many were not as they should be."""
         self.answered[target] = self.answered.get(target, 0) + counts.answered
-        self.failed[target] = self.failed.get(target, 0) + counts.failed
+        self.failed[target] = self.failed.get(target, Counter()) + counts.failures
 
     @property
     def failures(self) -> int:
         """Answers that were no 2xx, broke off, or never came."""
-        return sum(self.failed.values())
+        return sum(failed.total() for failed in self.failed.values())
 
 
 def as_json(results: Results, targets: Sequence[str]) -> bytes:
@@ -136,10 +137,14 @@ def as_table(results: Results, targets: Sequence[str]) -> str:
         for measure in results.measures.values()
     ]
     rows.append(["answered", *(f"{results.answered.get(name, 0):,}" for name in targets)])
-    rows.append(["failed (not 2xx, broken, lost)", *(str(results.failed.get(name, 0)) for name in targets)])
+    rows.append(["failed", *(_failures(results.failed.get(name, Counter())) for name in targets)])
     widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
     return "\n".join([str(results.machine), "", *(line.rstrip() for line in lines)])
+
+
+def _failures(failed: Counter[str]) -> str:
+    return " ".join([str(failed.total()), *(f"{kind}:{count}" for kind, count in failed.most_common())])
 
 
 def _references(targets: Sequence[str]) -> list[str]:
