@@ -1,5 +1,7 @@
 """Fixtures every test may use: real servers, one event loop, and no way out of the machine."""
 
+import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,6 +14,11 @@ from tests.support.guard import keep_inside
 from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
 
 keep_inside()
+
+# A shell starts what runs in the background with SIGINT ignored, and what a test starts inherits that. Whoever has a
+# handler instead gives its children the default back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
