@@ -17,7 +17,10 @@ keep_inside()
 
 # A shell starts what runs in the background with SIGINT ignored, and what a test starts inherits that. Whoever has a
 # handler instead gives its children the default back.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
