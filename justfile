@@ -41,7 +41,7 @@ bench *args:
 
 # write requirements.lock anew after a change of pyproject.toml
 lock:
-    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+    uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-annotate --custom-compile-command "just lock" --output-file requirements.lock
 
 # what the build server runs, in the same order
