@@ -26,6 +26,7 @@ from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import KeyRing
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import AdoptedRecords, Limiter
+from app.gateway.live_processes import LiveProcesses
 from app.gateway.recheck import Recheck
 from app.gateway.revocation_figures import RevocationFigures
 from app.gateway.revocation_news import RevocationHearer
@@ -42,7 +43,7 @@ from db.redis.limits import LimitStore
 from db.redis.model_table_read import ModelTableReader
 from db.redis.multiplex import MultiplexedRedis
 from db.redis.queue import GatewayQueue
-from db.redis.revocation_channel import RevocationNews
+from db.redis.revocation_channel import RevocationNews, seen_by
 from db.redis.usage_stream import HolderStream
 from db.revocations import Revocations
 from db.tasks import end
@@ -111,6 +112,7 @@ async def running_gateway(
         bodies = Bodies(max_bytes=settings.max_body_bytes, base_timeout_s=settings.body_timeout_s)
         early_poll = EarlyPoll(queue)
         process_id = _process_name()
+        processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))
         multiplexed = MultiplexedRedis(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
         stack.push_async_callback(multiplexed.aclose)
         limiter = Limiter(
@@ -151,6 +153,7 @@ async def running_gateway(
             revocations.follow,
             hearer.hear,
             hearer.report,
+            processes.follow,
             catalogue.follow,
             catalogue.listen,
             proxies.follow_names,
