@@ -8,10 +8,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
 from app.gateway.body import Bodies
@@ -64,17 +66,8 @@ async def running_gateway(
 ) -> AsyncIterator[Gateway]:
     """Open everything a relay needs, follow what changes, and on the way out drain and close."""
     async with AsyncExitStack() as stack:
-        engine = create_engine(
-            settings.database_url.get_secret_value(),
-            application_name="neuronetz-gateway app",
-            statement_timeout_s=settings.postgres_timeout_s,
-        )
-        stack.push_async_callback(engine.dispose)
-        hot = connect_hot(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
-        stack.push_async_callback(hot.aclose)
-        patient = connect_patient(settings.redis_url)
-        stack.push_async_callback(patient.aclose)
-        queue = GatewayQueue(patient)
+        stores = _open_stores(settings, stack)
+        engine, hot, patient, queue = stores.engine, stores.hot, stores.patient, stores.queue
 
         async def ask_to_account() -> None:
             await queue.order(USAGE_ACCOUNT)
@@ -113,10 +106,8 @@ async def running_gateway(
         early_poll = EarlyPoll(queue)
         process_id = _process_name()
         processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))
-        multiplexed = MultiplexedRedis(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
-        stack.push_async_callback(multiplexed.aclose)
         limiter = Limiter(
-            LimitStore(multiplexed, process_id=process_id),
+            LimitStore(stores.scripts, process_id=process_id),
             spent=lambda tenant_id, since: UsageRows(engine).spent(tenant_id, since=since),
             unconfirmed=ledger.unconfirmed,
         )
@@ -175,6 +166,32 @@ async def running_gateway(
         with suppress(RedisError, OSError):
             await news.withdraw()
         _log.info("gateway_drained")
+
+
+class _Stores(NamedTuple):
+    """The ways to Postgres and Redis. `hot` and `scripts` are for what a request waits for, `patient` for the rest."""
+
+    engine: AsyncEngine
+    hot: Redis
+    patient: Redis
+    scripts: MultiplexedRedis
+    queue: GatewayQueue
+
+
+def _open_stores(settings: AppSettings, stack: AsyncExitStack) -> _Stores:
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        application_name="neuronetz-gateway app",
+        statement_timeout_s=settings.postgres_timeout_s,
+    )
+    stack.push_async_callback(engine.dispose)
+    hot = connect_hot(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
+    stack.push_async_callback(hot.aclose)
+    patient = connect_patient(settings.redis_url)
+    stack.push_async_callback(patient.aclose)
+    scripts = MultiplexedRedis(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
+    stack.push_async_callback(scripts.aclose)
+    return _Stores(engine, hot, patient, scripts, GatewayQueue(patient))
 
 
 def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
