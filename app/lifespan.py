@@ -41,10 +41,12 @@ from db.keys import KeyLookup
 from db.postgres import create_engine
 from db.redis.connection import connect_hot, connect_patient
 from db.redis.key_cache import RedisKeyCache
+from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore
 from db.redis.model_table_read import ModelTableReader
 from db.redis.multiplex import MultiplexedRedis
 from db.redis.queue import GatewayQueue
+from db.redis.recount_board import RecountBoard
 from db.redis.revocation_channel import RevocationNews, seen_by
 from db.redis.usage_stream import HolderStream
 from db.revocations import Revocations
@@ -108,9 +110,14 @@ async def running_gateway(
         processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))
         limiter = Limiter(
             LimitStore(stores.scripts, process_id=process_id),
-            spent=lambda tenant_id, since: UsageRows(engine).spent(tenant_id, since=since),
+            LimitRecounts(stores.scripts, process_id=process_id),
+            RecountBoard(patient, process_id=process_id),
+            processes=processes,
+            ledger=UsageRows(engine).spent,
             unconfirmed=ledger.unconfirmed,
+            on_shared=metrics.shared_limits.inc,
         )
+        stack.push_async_callback(limiter.aclose)
         adopted.hand_to(limiter)
         gateway = Gateway(
             keys=keys,
@@ -154,6 +161,7 @@ async def running_gateway(
             gateway.keep_metrics,
             key_uses.keep_writing,
             limiter.keep_settling,
+            limiter.answer_recounts,
         ):
             stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))

@@ -72,7 +72,15 @@ class Metrics:
             "nng_dropped_request_fields", "Request fields not forwarded: unknown, or against policy.", ["route"],
             registry=self.registry,
         )  # fmt: skip
-
+        self.shared_limits = Counter(
+            "nng_shared_limit_admissions",
+            "Requests let in by this process's share of their limits, because Redis could not be asked.",
+            registry=self.registry,
+        )
+        self.limits_shared = Gauge(
+            "nng_limits_shared_tenants", "Tenants whose limits app processes decide by their shares.",
+            registry=self.registry, multiprocess_mode="livemax",
+        )  # fmt: skip
         self.revocation_lag = Histogram(
             "nng_revocation_lag_seconds",
             "From a revocation's time in the database until this process acted; needs clocks that agree.",

@@ -16,6 +16,7 @@ from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Admitted, Ask, PeriodBounds
 from domain.values import KeyId, Limits, RequestId, TenantId
+from tests.support.limits import begin
 from tests.support.servers import running_valkey
 
 ADMISSIONS: Final = 10_000
@@ -34,7 +35,7 @@ async def measure(redis: MultiplexedRedis, name: str, *, at_once: int) -> None:
     tenant, key = SETS[name]
     now = int(time.time())
     day = PeriodBounds(now - 2 * DAY_S, now - 100, now + DAY_S, now + 2 * DAY_S)
-    await store.begin(tenant_id, ())
+    await begin(store, tenant_id)
 
     async def ask(request_ids: list[UUID]) -> None:
         for request_id in request_ids:

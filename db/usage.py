@@ -1,6 +1,6 @@
 """The ledger in Postgres: one row per admitted request, written in batches, summed for operators."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.usage_report import read_report, read_spent
 from domain.usage import UsageOutcome, UsageRecord
 from domain.usage_report import UsageGroup, UsageReport
-from domain.values import KeyId, TenantId
+from domain.values import KeyId, RequestId, TenantId
 
 _COLUMNS: Final = """
     period date, request_id uuid, tenant_id uuid, key_id uuid, model text, model_digest text, api_family text,
@@ -76,18 +76,22 @@ class UsageRows:
         """
         return await read_report(self._engine, group_by, since=since, until=until, tenant_id=tenant_id)
 
-    async def spent(self, tenant_id: TenantId, *, since: datetime) -> dict[KeyId, int]:
-        """Return the tokens, in and out, of a tenant's requests admitted since a moment, by key.
+    async def spent(
+        self, tenant_id: TenantId, *, since: Collection[datetime], without: Collection[RequestId] = ()
+    ) -> dict[datetime, dict[KeyId, int]]:
+        """Return the tokens, in and out, of a tenant's requests admitted since each of some moments, by key.
 
         What the whole tenant spent is the sum. Keys that spent nothing are left out; lost requests count with
-        the tokens that were found.
+        the tokens that were found. All answers are of one snapshot.
 
         Parameters
         ----------
         since
-            When the day or month of a quota began: not longer ago than 62 days.
+            When days or months of a quota began: not longer ago than 62 days.
+        without
+            Requests that do not count, whether they are in the ledger or not.
         """
-        return await read_spent(self._engine, tenant_id, since=since)
+        return await read_spent(self._engine, tenant_id, since=since, without=without)
 
 
 def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:

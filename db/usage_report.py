@@ -4,17 +4,18 @@ A report is the same whether the sums exist or not; they only make it quick. Onc
 an hour that the report's ends cut through counts for nothing: no row is left to tell on which side it fell.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, TextClause, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.usage_sums import SUMS_OF_ROWS, SUMS_OF_SUMS
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
 from domain.usage_spans import Cover, Span, cover
-from domain.values import KeyId, TenantId
+from domain.values import KeyId, RequestId, TenantId
 
 _LABELS: Final = {
     UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.subject), s.subject::text)",
@@ -44,6 +45,14 @@ _TOUCHED: Final = text("""
     SELECT DISTINCT hour FROM usage_touched_hours
     WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < :until
 """)
+_SPENT_BY: Final = text("""
+    SELECT u.key_id, sum(u.tokens_in + u.tokens_out)::bigint AS tokens
+    FROM usage_records AS u
+    WHERE u.request_id = ANY(CAST(:ids AS uuid[])) AND u.tenant_id = :tenant_id
+      AND u.started_at >= :since AND u.started_at < :until
+      AND u.period >= date_trunc('month', CAST(:since AS timestamptz) AT TIME ZONE 'UTC')::date
+    GROUP BY u.key_id
+""")
 
 
 async def read_report(
@@ -63,29 +72,57 @@ async def read_report(
     tenant_id
         Whose requests; None means everybody's, which is for operators.
     """
-    found = await _sums(engine, group_by, since=since, until=until, tenant_id=tenant_id)
+    async with _snapshot(engine) as connection:
+        found = await _sums(connection, group_by, since=since, until=until, tenant_id=tenant_id)
     *lines, total = (_line(row) for row in found)
     return UsageReport(tuple(lines), total)
 
 
-async def read_spent(engine: AsyncEngine, tenant_id: TenantId, *, since: datetime) -> dict[KeyId, int]:
-    """Return the tokens, in and out, of a tenant's requests admitted since a moment, by key.
+async def read_spent(
+    engine: AsyncEngine,
+    tenant_id: TenantId,
+    *,
+    since: Collection[datetime],
+    without: Collection[RequestId] = (),
+) -> dict[datetime, dict[KeyId, int]]:
+    """Return the tokens, in and out, of a tenant's requests admitted since each of some moments, by key.
 
-    Keys that spent nothing are left out. Every request in the ledger counts, however it ended.
+    All answers are of one snapshot. Every request in the ledger counts, however it ended.
 
     Parameters
     ----------
     since
-        The beginning of a quota's period: not longer ago than 62 days.
+        The beginnings of quotas' periods: not longer ago than 62 days.
+    without
+        Requests that do not count, whether the ledger has them or not.
     """
-    # An end well beyond now: app processes may stamp admissions with clocks that are ahead of anybody's.
-    until = since + _LONGEST_PERIOD
-    found = await _sums(engine, UsageGroup.KEY, since=since, until=until, tenant_id=tenant_id)
-    return {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
+    spent: dict[datetime, dict[KeyId, int]] = {}
+    async with _snapshot(engine) as connection:
+        for moment in set(since):
+            # An end well beyond now: app processes may stamp admissions with clocks that are ahead of anybody's.
+            until = moment + _LONGEST_PERIOD
+            found = await _sums(connection, UsageGroup.KEY, since=moment, until=until, tenant_id=tenant_id)
+            by_key = {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
+            if without:
+                values = {"since": moment, "until": until, "tenant_id": tenant_id, "ids": list(without)}
+                for row in (await connection.execute(_SPENT_BY, values)).all():
+                    key_id = KeyId(row.key_id)
+                    by_key[key_id] = max(0, by_key.get(key_id, 0) - row.tokens)
+            spent[moment] = by_key
+    return spent
+
+
+@asynccontextmanager
+async def _snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open one snapshot: an hour that is summed between two questions must not count twice or not at all."""
+    snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    async with snapshots.connect() as connection:
+        await connection.execute(NO_JIT)
+        yield connection
 
 
 async def _sums(
-    engine: AsyncEngine,
+    connection: AsyncConnection,
     group_by: UsageGroup,
     *,
     since: datetime,
@@ -93,16 +130,12 @@ async def _sums(
     tenant_id: TenantId | None,
 ) -> Sequence[Row[Any]]:
     """Return one row for each subject, and the total as the last one."""
-    # One snapshot: an hour that is summed between the two questions must not count twice or not at all.
-    snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    async with snapshots.connect() as connection:
-        await connection.execute(NO_JIT)
-        touched = await connection.execute(_TOUCHED, {"since": since, "until": until})
-        values = report_values(cover(since, until, touched.scalars().all()))
-        if tenant_id is not None:
-            values["tenant_id"] = tenant_id
-        statement = report_statement(group_by, of_one_tenant=tenant_id is not None)
-        return (await connection.execute(statement, values)).all()
+    touched = await connection.execute(_TOUCHED, {"since": since, "until": until})
+    values = report_values(cover(since, until, touched.scalars().all()))
+    if tenant_id is not None:
+        values["tenant_id"] = tenant_id
+    statement = report_statement(group_by, of_one_tenant=tenant_id is not None)
+    return (await connection.execute(statement, values)).all()
 
 
 def report_statement(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:

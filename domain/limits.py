@@ -16,11 +16,14 @@ __all__ = [
     "MINUTE_S",
     "Admitted",
     "Ask",
+    "Held",
     "LimitKind",
     "LimitState",
     "Limits",
     "PeriodBounds",
     "Refused",
+    "Spent",
+    "Unknown",
     "tightest",
 ]
 
@@ -48,6 +51,14 @@ class PeriodBounds(msgspec.Struct, frozen=True):
     next: int
     end: int
 
+    def holding(self, moment: int) -> tuple[int, int]:
+        """Return the start and the end of the period that holds a moment; of the nearest one if none does."""
+        if moment < self.current:
+            return self.previous, self.current
+        if moment < self.next:
+            return self.current, self.next
+        return self.next, self.end
+
 
 class Ask(msgspec.Struct, frozen=True):
     """What one request asks of its limits. `tokens` is the reservation: prompt estimate and output cap."""
@@ -73,9 +84,10 @@ class LimitState(msgspec.Struct, frozen=True):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Every limit let the request in, and holds its reservation now."""
+    """Every limit let the request in, and holds its reservation now. `at` is the Unix second of the decision."""
 
     states: tuple[LimitState, ...]
+    at: int
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -88,6 +100,23 @@ class Refused(msgspec.Struct, frozen=True):
     refused: LimitState
     retry_after_s: float
     states: tuple[LimitState, ...]
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One request's reservation: what it asked, and the Unix second at which it was let in."""
+
+    ask: Ask
+    at: int
+
+    @property
+    def day(self) -> tuple[int, int]:
+        """The start and the end of the day it counts in."""
+        return self.ask.day.holding(self.at)
+
+    @property
+    def month(self) -> tuple[int, int]:
+        """The start and the end of the month it counts in."""
+        return self.ask.month.holding(self.at)
 
 
 class Unknown(msgspec.Struct, frozen=True):

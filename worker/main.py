@@ -18,7 +18,7 @@ from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
 from db.postgres import create_engine
 from db.redis.connection import PATIENT_TIMEOUT_S, connect_patient
-from db.redis.limits import LimitLeases
+from db.redis.limit_recounts import LimitLeases
 from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
 from db.redis.multiplex import MultiplexedRedis

@@ -1,34 +1,32 @@
 """Stage 3's limits: take a reservation before the backend is asked, settle the fact afterwards.
 
-Redis decides (`db/redis/limits.py`); Postgres knows what was spent when Redis does not. Settling waits for
-nobody: it is queued, repeated until Redis has taken it, and idempotent by request id, so that the adopter of a
-dead process's journal may do it again.
+Redis decides (`db/redis/limits.py`). Where it lost its memory the counters are made anew (`app/gateway/recounts.py`),
+and while it cannot be asked this process's share of every limit has to do (`app/gateway/shares.py`).
 """
 
-import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Final
 
-import structlog
 from redis.exceptions import RedisError
 
+from app.gateway.holdings import Holdings, tokens_of
+from app.gateway.live_processes import LiveProcesses
+from app.gateway.recounts import NotRecounted, ReadsLedger, Recounts
+from app.gateway.settlements import Settlements
+from app.gateway.shares import OutageShares
+from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore, OutsidePeriods
 from db.redis.multiplex import RedisUnreached
-from domain.errors import LimitExceeded, Unavailable
-from domain.limits import Admitted, Ask, LimitKind, LimitState, PeriodBounds, Refused, Spent
+from db.redis.recount_board import RecountBoard
+from domain.errors import LimitExceeded
+from domain.limits import Admitted, Ask, Held, LimitState, Refused
 from domain.periods import bounds
 from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 
 MAX_TRIES: Final = 4
-SETTLE_AGAIN_S: Final = 0.25
-SETTLED_AT_ONCE: Final = 256
-
-_log = structlog.get_logger()
 
 
 class Limiter:
@@ -36,33 +34,47 @@ class Limiter:
 
     Parameters
     ----------
-    spent
-        Tokens by key of a tenant's requests since a moment, as Postgres knows them.
+    store, recounts, board
+        What Redis is asked and told under this process's name.
+    processes
+        The app processes that live.
+    ledger
+        What Postgres knows to be spent.
     unconfirmed
         Settled records of this process that Postgres may not have yet.
+    on_shared
+        Is told of each request that was let in without asking Redis.
     """
 
     def __init__(
         self,
         store: LimitStore,
+        recounts: LimitRecounts,
+        board: RecountBoard,
         *,
-        spent: Callable[[TenantId, datetime], Awaitable[Mapping[KeyId, int]]],
+        processes: LiveProcesses,
+        ledger: ReadsLedger,
         unconfirmed: Callable[[], Iterable[UsageRecord]],
+        on_shared: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
-        self._spent = spent
-        self._unconfirmed = unconfirmed
+        self._settlements = Settlements(store, recounts)
+        self._holdings = Holdings(unconfirmed=unconfirmed, late=self._settlements.late)
+        declare = self._holdings.declare
+        self._recounts = Recounts(recounts, board, processes=processes, ledger=ledger, declare=declare)
+        self._shares = OutageShares(processes=processes, ledger=ledger, declare=declare, on_taken=on_shared)
         # Seen without a limit of their own: whatever Redis has of them may lack requests that took nothing.
         self._untracked: set[TenantId | KeyId] = set()
         self._zones: dict[TenantId, str] = {}
-        self._beginning: dict[TenantId, asyncio.Task[None]] = {}
-        self._settlements: deque[tuple[TenantId, RequestId, int]] = deque()
-        self._waiting = asyncio.Event()
-        self._settling = asyncio.Lock()
 
     def concerns(self, principal: Principal) -> bool:
         """Tell whether a request has to `take` anything."""
         return _is_limited(principal) or principal.key_id not in self._untracked
+
+    @property
+    def shared_tenants(self) -> int:
+        """Of how many tenants this process decides by its share, because Redis could not be asked last time."""
+        return len(self._shares)
 
     def smallest_token_limit(self, principal: Principal) -> int | None:
         """Return the smallest whole token limit that applies."""
@@ -77,7 +89,7 @@ class Limiter:
         LimitExceeded
             A limit does not let it in. Nothing is reserved.
         Unavailable
-            Redis or, where Redis has lost its memory, Postgres cannot be asked.
+            Redis cannot be asked, and this process's share does not do or is not known.
         """
         tenant_id = principal.tenant_id
         if tenant_id is None or not self.concerns(principal):
@@ -85,37 +97,69 @@ class Limiter:
         if not _is_limited(principal):
             await self._leave_untracked(tenant_id, principal.key_id)
             return ()
+        ask = _ask(principal, tenant_id, request_id, tokens, self._now_s())
+        is_uncertain = False
         try:
-            return await self._take(principal, tenant_id, request_id, tokens)
+            return await self._exactly(ask, principal)
+        except NotRecounted as missing:
+            reason = missing.reason
         except RedisError as exc:
-            if not isinstance(exc, RedisUnreached):
-                # The reservation may have been made although nobody heard of it.
-                self.settle(tenant_id, request_id, 0)
-            _log.warning("limits_unreachable", error=type(exc).__name__)
-            raise Unavailable("limits_unreachable") from exc
+            reason = "redis_unreachable"
+            is_uncertain = not isinstance(exc, RedisUnreached)
+        at = int(self._now_s())
+        try:
+            states = await self._shares.take(ask, at, reason=reason)
+        except BaseException:
+            if is_uncertain:
+                # Redis may have made the reservation although nobody heard of it.
+                self._settlements.settle(tenant_id, request_id, 0, is_owed=False)
+            raise
+        held = Held(ask, at)
+        self._holdings.opened(held)
+        self._settlements.hold(held)
+        return states
 
-    async def _take(
-        self, principal: Principal, tenant_id: TenantId, request_id: RequestId, tokens: int
-    ) -> tuple[LimitState, ...]:
-        await self._track(principal, tenant_id)
-        now_s = self._store.now_s or time.time()
+    async def _exactly(self, ask: Ask, principal: Principal) -> tuple[LimitState, ...]:
+        """Ask Redis.
+
+        Raises
+        ------
+        LimitExceeded
+            As above.
+        NotRecounted, RedisError
+            Redis does not know, or is away.
+        """
+        await self._track(principal, ask.tenant_id)
+        await self._reconcile(ask.tenant_id)
         for _ in range(MAX_TRIES):
-            day, month = bounds(principal.time_zone, datetime.fromtimestamp(now_s, UTC))
-            ask = Ask(
-                request_id, tenant_id, principal.key_id, principal.tenant_limits, principal.key_limits,
-                tokens, day, month,
-            )  # fmt: skip
             try:
                 answer = await self._store.take(ask)
             except OutsidePeriods as outside:
-                now_s = outside.now_s
+                ask = _ask(principal, ask.tenant_id, ask.request_id, ask.tokens, outside.now_s)
                 continue
             if isinstance(answer, Admitted):
+                self._decided(ask, answer.states)
+                self._holdings.opened(Held(ask, answer.at))
                 return answer.states
             if isinstance(answer, Refused):
+                self._decided(ask, answer.states)
                 raise LimitExceeded(answer)
-            await self._begin(tenant_id, day, month)
-        raise Unavailable("limits_unreachable")
+            await self._recounts.made(ask.tenant_id, ask.day, ask.month)
+        raise NotRecounted("recounts_are_lost")
+
+    async def _reconcile(self, tenant_id: TenantId) -> None:
+        """Have everybody tell what was let in without Redis, before Redis decides again."""
+        began = self._shares.since(tenant_id)
+        if began is not None and not self._holdings.declared_since(tenant_id, began):
+            await self._store.forget(tenant_id)
+
+    def _decided(self, ask: Ask, states: Sequence[LimitState]) -> None:
+        self._holdings.saw(ask.tenant_id, ask.key_id, states)
+        self._shares.over(ask.tenant_id)
+
+    def _now_s(self) -> float:
+        """Return the time by Redis's clock as far as it is known."""
+        return self._store.now_s or time.time()
 
     async def _track(self, principal: Principal, tenant_id: TenantId) -> None:
         """Have the counters made anew if they cannot be right: days of another zone, or requests nobody counted."""
@@ -148,88 +192,33 @@ class Limiter:
         except RedisError:
             self._untracked.discard(key_id)
 
-    async def _begin(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
-        """Tell Redis what was spent. Requests that find it unknown at the same time wait for one read."""
-        running = self._beginning.get(tenant_id)
-        if running is None:
-            running = self._beginning[tenant_id] = asyncio.create_task(self._recount(tenant_id, day, month))
-            running.add_done_callback(lambda _: self._beginning.pop(tenant_id, None))
-        try:
-            await asyncio.shield(running)
-        except (RedisError, Unavailable):
-            raise
-        except Exception as exc:
-            _log.warning("limits_not_recounted", error=type(exc).__name__)
-            raise Unavailable("limits_unreachable") from exc
-
-    async def _recount(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
-        # Read before Postgres: what arrives there meanwhile counts twice, which refuses a little early; the other
-        # way round it would not count at all.
-        ours = [record for record in self._unconfirmed() if record.admission.tenant_id == tenant_id]
-        sums: list[Spent] = []
-        for kind, period in ((LimitKind.TOKENS_PER_DAY, day), (LimitKind.TOKENS_PER_MONTH, month)):
-            since_previous = await self._since(tenant_id, period.previous, ours)
-            since_current = await self._since(tenant_id, period.current, ours)
-            for key_id, tokens in since_previous.items():
-                before = tokens - since_current.get(key_id, 0)
-                sums.append(Spent(kind, period.previous, period.current, key_id, before))
-                sums.append(Spent(kind, period.current, period.next, key_id, since_current.get(key_id, 0)))
-            sums.append(Spent(kind, period.next, period.end, None, 0))
-        await self._store.begin(tenant_id, sums)
-        _log.info("limits_recounted", tenant_id=str(tenant_id))
-
-    async def _since(
-        self, tenant_id: TenantId, start: int, ours: Iterable[UsageRecord]
-    ) -> dict[KeyId | None, int]:
-        """Return the tokens since a moment by key, and under None those of the tenant."""
-        moment = datetime.fromtimestamp(start, UTC)
-        spent = await self._spent(tenant_id, moment)
-        # Copied item by item: the keys of a mapping are invariant, and None joins them below.
-        found: dict[KeyId | None, int] = {key_id: tokens for key_id, tokens in spent.items()}  # noqa: C416
-        for record in ours:
-            if record.admission.started_at >= moment:
-                key_id = record.admission.key_id
-                found[key_id] = found.get(key_id, 0) + tokens_of(record)
-        found[None] = sum(found.values())
-        return found
-
     def settle(self, tenant_id: TenantId, request_id: RequestId, tokens: int) -> None:
         """Replace a reservation by the fact, soon. Where nothing is reserved it changes nothing."""
-        self._settlements.append((tenant_id, request_id, tokens))
-        self._waiting.set()
+        held = self._holdings.closed(tenant_id, request_id)
+        if held is not None:
+            self._shares.settle(held, tokens)
+        self._settlements.settle(tenant_id, request_id, tokens, is_owed=held is not None)
+
+    def settle_adopted(self, record: UsageRecord) -> None:
+        """Settle a request of a dead process, unless that did so itself before it died."""
+        admission = record.admission
+        self._settlements.settle(admission.tenant_id, admission.request_id, tokens_of(record), is_owed=True)
 
     async def keep_settling(self) -> None:
         """Hand settlements to Redis for ever; while it is away they wait."""
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            if not await self.settle_waiting():
-                await asyncio.sleep(SETTLE_AGAIN_S)
-                self._waiting.set()
+        await self._settlements.keep_settling()
 
     async def settle_waiting(self) -> bool:
         """Hand everything over that waits; return False if Redis did not take all of it."""
-        async with self._settling:
-            while self._settlements:
-                if not await self._settle_some():
-                    return False
-        return True
+        return await self._settlements.hand_over()
 
-    async def _settle_some(self) -> bool:
-        # Left in the queue until Redis has answered: a cancelled hand-over is repeated.
-        batch = list(islice(self._settlements, SETTLED_AT_ONCE))
-        answers = await asyncio.gather(
-            *(self._store.settle(*settlement) for settlement in batch), return_exceptions=True
-        )
-        again = [
-            settlement
-            for settlement, answer in zip(batch, answers, strict=True)
-            if isinstance(answer, BaseException)
-        ]
-        for _ in batch:
-            self._settlements.popleft()
-        self._settlements.extendleft(reversed(again))
-        return not again
+    async def answer_recounts(self) -> None:
+        """Take part in the recounts of other processes, for ever."""
+        await self._recounts.answer()
+
+    async def aclose(self) -> None:
+        """Give up recounts that are under way."""
+        await self._recounts.aclose()
 
 
 class AdoptedRecords:
@@ -248,7 +237,7 @@ class AdoptedRecords:
             self._waiting.extend(records)
             return
         for record in records:
-            self._limiter.settle(record.admission.tenant_id, record.admission.request_id, tokens_of(record))
+            self._limiter.settle_adopted(record)
 
     def hand_to(self, limiter: Limiter) -> None:
         """Settle with this limiter what waits and what comes."""
@@ -257,10 +246,11 @@ class AdoptedRecords:
         self.settle(waiting)
 
 
+def _ask(principal: Principal, tenant_id: TenantId, request_id: RequestId, tokens: int, now_s: float) -> Ask:
+    day, month = bounds(principal.time_zone, datetime.fromtimestamp(now_s, UTC))
+    tenant_limits, key_limits = principal.tenant_limits, principal.key_limits
+    return Ask(request_id, tenant_id, principal.key_id, tenant_limits, key_limits, tokens, day, month)
+
+
 def _is_limited(principal: Principal) -> bool:
     return principal.tenant_limits.any_set() or principal.key_limits.any_set()
-
-
-def tokens_of(record: UsageRecord) -> int:
-    """Return what a record is charged for."""
-    return record.settlement.tokens_in + record.settlement.tokens_out

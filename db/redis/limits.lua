@@ -1,78 +1,8 @@
--- Limits of a tenant and its keys: one call decides over all of them or changes nothing.
---
--- KEYS[1] is the tenant's prefix, ARGV[1] what to do. All keys begin with the prefix, whose hash tag keeps them
--- on one node:
---   :epoch              the counters below are complete; without it nothing is granted
---   :open               request id -> its reservation, until it is settled
---   :running            scope -> requests that run; a scope is `t` for the tenant, or the id of a key
---   :d:<start>, :m:<start>  scope -> tokens spent and reserved in the day, the month that began then
---   :r:<scope>, :w:<scope>  how full the bucket of requests, of tokens per minute is
---
--- A bucket is GCRA in its form as a meter: it fills by what is taken and drains evenly, a whole limit in a minute.
--- One request or token is UNIT, and a microsecond drains `limit`, so that every sum stays a whole number, exact
--- in a double up to limits of 150 million.
+-- What every limited request asks: to be let in, and to be charged for what it took. Behind limits_common.lua.
+-- One call decides over all limits or changes nothing.
 
-local UNIT = 60000000
 -- When a running request ends nobody knows.
 local RUNNING_WAIT_MS = 1000
-local KEEP_S = 2 * 86400
-local BUCKET_SLACK_MS = 300000
-
-local prefix = KEYS[1]
-local time = redis.call('TIME')
-local now_s = tonumber(time[1])
-local now = now_s * 1000000 + tonumber(time[2])
-
-local function read_bucket(key, limit)
-  local stored = redis.call('GET', key)
-  if not stored then return 0 end
-  local level, at = struct.unpack('<dd', stored)
-  return math.max(0, level - limit * math.max(0, now - at))
-end
-
-local function write_bucket(key, limit, level)
-  if level <= 0 then
-    redis.call('DEL', key)
-  else
-    local drained_ms = math.ceil(level / limit / 1000) + BUCKET_SLACK_MS
-    redis.call('SET', key, struct.pack('<dd', level, now), 'PX', string.format('%.0f', drained_ms))
-  end
-end
-
-local function add_spent(held, tokens)
-  local amount = string.format('%.0f', tokens)
-  for period, bounds in pairs({d = {held.day, held.day_end}, m = {held.month, held.month_end}}) do
-    local key = string.format('%s:%s:%.0f', prefix, period, bounds[1])
-    local spent = redis.call('HINCRBY', key, 't', amount)
-    redis.call('HINCRBY', key, held.key, amount)
-    if spent == tokens then
-      redis.call('EXPIREAT', key, string.format('%.0f', bounds[2] + KEEP_S))
-    end
-  end
-end
-
-local function add_to_bucket(scope, limit, tokens)
-  if limit > 0 then
-    local key = prefix .. ':w:' .. scope
-    write_bucket(key, limit, read_bucket(key, limit) + tokens * UNIT)
-  end
-end
-
--- Add tokens, or take some back, wherever the reservation counts.
-local function add_tokens(held, tokens)
-  if tokens == 0 then return end
-  add_spent(held, tokens)
-  add_to_bucket('t', held.tenant_tpm, tokens)
-  add_to_bucket(held.key, held.key_tpm, tokens)
-end
-
-local function release(held)
-  for _, scope in ipairs({'t', held.key}) do
-    if redis.call('HINCRBY', prefix .. ':running', scope, -1) <= 0 then
-      redis.call('HDEL', prefix .. ':running', scope)
-    end
-  end
-end
 
 -- Return the start and the end of the period that holds now; nil if none of the known ones does.
 local function period_of_now(previous, current, following, ends)
@@ -115,7 +45,7 @@ end
 -- remains and the reset in ms of each limit}, or {'unknown', now_s}, or {'periods', now_s} if now is in none of
 -- the periods.
 local function take(request, process, key, numbers)
-  if redis.call('EXISTS', prefix .. ':epoch') == 0 then return {'unknown', now_s} end
+  if not has_epoch() then return {'unknown', now_s} end
   local n = {struct.unpack('<ddddddddddddddddddd', numbers)}
   local tokens = n[1]
   local day, day_end = period_of_now(n[2], n[3], n[4], n[5])
@@ -154,77 +84,10 @@ local function take(request, process, key, numbers)
     month_end = month_end, tenant_tpm = math.max(0, n[11]), key_tpm = math.max(0, n[16]),
   }
   add_spent(held, tokens)
-  redis.call('HINCRBY', prefix .. ':running', 't', 1)
-  redis.call('HINCRBY', prefix .. ':running', key, 1)
+  add_running(held)
   redis.call('HSET', prefix .. ':open', request, cmsgpack.pack(held))
   return answer
 end
 
--- Answers 1, or 0 if there is no such reservation: it was settled, or Redis lost its memory.
-local function settle(request, tokens)
-  local packed = redis.call('HGET', prefix .. ':open', request)
-  if not packed then return 0 end
-  redis.call('HDEL', prefix .. ':open', request)
-  local held = cmsgpack.unpack(packed)
-  if held.swept then
-    add_tokens(held, tonumber(tokens))
-  else
-    release(held)
-    add_tokens(held, tonumber(tokens) - held.tokens)
-  end
-  return 1
-end
-
--- Takes the ids of live processes after grace_s. Answers how many reservations were given back. Those younger than
--- grace_s stay: their process may not have reported yet.
-local function sweep(grace_s)
-  local live = {}
-  for i = 3, #ARGV do live[ARGV[i]] = true end
-  local open = redis.call('HGETALL', prefix .. ':open')
-  local returned = 0
-  for i = 1, #open, 2 do
-    local held = cmsgpack.unpack(open[i + 1])
-    local forgotten = now_s - held.at > KEEP_S
-    local dead = not live[held.process] and now_s - held.at >= tonumber(grace_s)
-    if not held.swept and (forgotten or dead) then
-      release(held)
-      add_tokens(held, -held.tokens)
-      held.swept = true
-      redis.call('HSET', prefix .. ':open', open[i], cmsgpack.pack(held))
-      returned = returned + 1
-    end
-    if forgotten then redis.call('HDEL', prefix .. ':open', open[i]) end
-  end
-  return returned
-end
-
--- Takes five arguments for each sum: period, start, end, scope, tokens. Answers 1, or 0 if somebody was quicker.
--- Reads them in place, as there may be more than fit on Lua's stack.
-local function begin()
-  if not redis.call('SET', prefix .. ':epoch', now_s, 'NX') then return 0 end
-  local known = {}
-  for i = 2, #ARGV, 5 do
-    local key = prefix .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1]
-    if not known[key] then redis.call('DEL', key) end
-    known[key] = true
-    redis.call('HSET', key, ARGV[i + 3], ARGV[i + 4])
-    redis.call('EXPIREAT', key, string.format('%.0f', tonumber(ARGV[i + 2]) + KEEP_S))
-  end
-  -- What runs is in no sum yet. There is any only if the epoch alone was taken away, to have it all counted anew.
-  for _, packed in ipairs(redis.call('HVALS', prefix .. ':open')) do
-    local held = cmsgpack.unpack(packed)
-    if not held.swept then
-      for _, period in ipairs({{'d', held.day}, {'m', held.month}}) do
-        local key = string.format('%s:%s:%.0f', prefix, period[1], period[2])
-        if known[key] then
-          redis.call('HINCRBY', key, 't', string.format('%.0f', held.tokens))
-          redis.call('HINCRBY', key, held.key, string.format('%.0f', held.tokens))
-        end
-      end
-    end
-  end
-  return 1
-end
-
-local acts = {take = take, settle = settle, sweep = sweep, begin = begin}
+local acts = {take = take, settle = settle}
 return acts[ARGV[1]](ARGV[2], ARGV[3], ARGV[4], ARGV[5])

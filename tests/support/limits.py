@@ -1,11 +1,14 @@
 """Builders of asks around the present, and a tenant that Redis already knows."""
 
 import time
+from collections.abc import Iterable
 from uuid import UUID, uuid4
 
+from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Admitted, Ask, LimitKind, PeriodBounds, Refused, Spent
+from domain.recounts import Recount
 from domain.values import KeyId, Limits, RequestId, TenantId
 
 DAY_S = 86_400
@@ -56,6 +59,13 @@ class Customer:
             )
             for key_id in (None, self.key_id)
         )
+
+
+async def begin(store: LimitStore, tenant_id: TenantId, sums: Iterable[Spent] = ()) -> bool:
+    """Tell Redis what a tenant has spent, where nothing runs that it does not know."""
+    recounts = LimitRecounts(store.redis, process_id="test")
+    await recounts.mark(tenant_id, "test")
+    return await recounts.begin(tenant_id, "test", Recount(sums=tuple(sums)))
 
 
 async def remaining(store: LimitStore, customer: Customer) -> dict[tuple[str, LimitKind], int]:

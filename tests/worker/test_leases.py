@@ -10,11 +10,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from db.redis.connection import connect_patient
-from db.redis.limits import GRACE_S, LimitLeases, LimitStore
+from db.redis.limit_recounts import GRACE_S, LimitLeases
+from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from db.redis.revocation_channel import PROCESS_TTL_S, RevocationNews, seen_by
 from domain.values import Limits
-from tests.support.limits import Customer, admitted, age_reservations
+from tests.support.limits import Customer, admitted, age_reservations, begin
 from worker.jobs.leases import sweep
 from worker.main import SWEEP_INTERVAL_S
 
@@ -36,7 +37,7 @@ async def busy(scripts: MultiplexedRedis, *processes: str, customers: int = 1) -
     """Return tenants of which each process runs one request, and no room is left for another."""
     made = [Customer(tenant=Limits(concurrency=len(processes))) for _ in range(customers)]
     for one in made:
-        await LimitStore(scripts, process_id="").begin(one.tenant_id, one.spent())
+        await begin(LimitStore(scripts, process_id=""), one.tenant_id, one.spent())
         for process in processes:
             await admitted(LimitStore(scripts, process_id=process), one.ask())
         await age_reservations(scripts, one, GRACE_S)

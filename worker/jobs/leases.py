@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
-from db.redis.limits import LimitLeases
+from db.redis.limit_recounts import LimitLeases
 
 _log = structlog.get_logger()
 

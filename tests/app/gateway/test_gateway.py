@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from pydantic import SecretStr
 
 from app.gateway.body import Bodies
 from app.gateway.call import Call
@@ -18,10 +17,7 @@ from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
-from app.gateway.limiter import Limiter
 from app.metrics import Metrics
-from db.redis.limits import LimitStore
-from db.redis.multiplex import MultiplexedRedis
 from domain.errors import Unauthenticated
 from domain.keys import PepperRing, mint, mint_pepper
 from domain.model_names import canonical
@@ -29,7 +25,8 @@ from domain.model_table import BackendCondition, ModelTable
 from domain.ports import OpenEntry
 from domain.tenants import KeyUse
 from domain.usage import Admission
-from domain.values import KeyId, Principal, Rights, Role, TenantId
+from domain.values import Principal, Rights, Role
+from tests.support.limiters import limiter_of_nobody
 from tests.support.principals import principal
 from tests.support.tables import backend, config_digests, hosted, table
 from tests.support.waiting import until
@@ -44,17 +41,7 @@ LEDGER = LedgerState(
     ring_bytes_free=1,
     adopted_journals=0,
 )
-
-
-async def nothing_spent(tenant_id: TenantId, since: datetime) -> dict[KeyId, int]:
-    raise AssertionError(f"nobody is limited here: {tenant_id}, {since}")
-
-
-NOBODY_LIMITED = Limiter(
-    LimitStore(MultiplexedRedis(SecretStr("redis://127.0.0.1:1"), timeout_s=1), process_id="test"),
-    spent=nothing_spent,
-    unconfirmed=tuple,
-)
+NOBODY_LIMITED = limiter_of_nobody()
 KEY = mint(Role.INFERENCE).reveal().encode()
 
 

@@ -14,7 +14,7 @@ from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Admitted, Limits
 from tests.support.counts import count
-from tests.support.limits import Customer
+from tests.support.limits import Customer, begin
 
 MINUTE_US: Final = 60_000_000
 
@@ -89,7 +89,7 @@ async def follow(redis: MultiplexedRedis, limit: int, steps: list[tuple[str, int
     """Do the same in Redis and in the model. Percentages of the limit make the amounts."""
     store = LimitStore(redis, process_id="model")
     one = Customer(tenant=Limits(tokens_per_minute=limit))
-    await store.begin(one.tenant_id, ())
+    await begin(store, one.tenant_id, ())
     meter = Meter(limit)
     held = []
     for act, percent in steps:

@@ -9,11 +9,21 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from db.redis.limits import LimitLeases, LimitStore, OutsidePeriods
+from db.redis.limit_recounts import LimitLeases
+from db.redis.limits import LimitStore, OutsidePeriods
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import LimitKind, Limits, PeriodBounds, Refused, Spent, Unknown
 from domain.values import KeyId
-from tests.support.limits import DAY_S, Customer, admitted, age_reservations, bounds, refused, remaining
+from tests.support.limits import (
+    DAY_S,
+    Customer,
+    admitted,
+    age_reservations,
+    begin,
+    bounds,
+    refused,
+    remaining,
+)
 
 # One token or request of a limit this small comes back after so long that no test sees it.
 LARGE: Final = 10**9
@@ -41,7 +51,7 @@ async def customer(
     store: LimitStore, *, tenant: Limits | None = None, key: Limits | None = None, spent: int = 0
 ) -> Customer:
     made = Customer(tenant=tenant or Limits(), key=key or Limits())
-    assert await store.begin(made.tenant_id, made.spent(spent))
+    assert await begin(store, made.tenant_id, made.spent(spent))
     return made
 
 
@@ -283,7 +293,8 @@ async def test_redis_chooses_the_period_that_holds_its_now(
     one = Customer(now=now, tenant=Limits(tokens_per_day=100))
     one.day = around(now, which)
     starts = (one.day.previous, one.day.current, one.day.next, one.day.end)
-    await store.begin(
+    await begin(
+        store,
         one.tenant_id,
         [
             Spent(LimitKind.TOKENS_PER_DAY, start, end, None, spent)
@@ -303,12 +314,12 @@ async def test_a_period_begins_at_its_first_second(store: LimitStore, redis: Mul
     # The day that the ask calls next and the month that it calls current begin in the same second.
     one.day = PeriodBounds(now - DAY_S, now - 1, now + 2, now + DAY_S)
     one.month = PeriodBounds(now - DAY_S, now + 2, now + DAY_S, now + 2 * DAY_S)
-    await store.begin(one.tenant_id, one.spent())
+    await begin(store, one.tenant_id, one.spent())
     await admitted(store, one.ask(100))
 
     wait_s = (await refused(store, one.ask(100))).retry_after_s
     assert wait_s <= 3
-    await asyncio.sleep(wait_s)
+    await asyncio.sleep(wait_s + 0.01)  # timers may go off a little early
     await admitted(store, one.ask(100))
 
 
@@ -317,7 +328,7 @@ async def test_a_settlement_counts_in_the_period_of_admission(
 ) -> None:
     now = await redis_now(redis)
     one = Customer(now=now, tenant=Limits(tokens_per_day=100))
-    await store.begin(one.tenant_id, one.spent())
+    await begin(store, one.tenant_id, one.spent())
     ask = one.ask(80)
     await admitted(store, ask)
     # The next day, as far as the next ask can tell.
@@ -340,12 +351,12 @@ async def test_periods_that_do_not_hold_now_are_said_with_the_time(
     with pytest.raises(OutsidePeriods) as outside:
         await store.take(one.ask(1))
     assert abs(outside.value.now_s - await redis_now(redis)) < 10
-    assert store.now_s == outside.value.now_s
+    assert store.now_s == pytest.approx(outside.value.now_s, abs=5)
 
 
 async def test_every_sum_and_rate_ends_by_itself(store: LimitStore, redis: MultiplexedRedis) -> None:
     one = Customer(tenant=Limits(10, 100, 10, 100, 100), key=Limits(10, 100, 10, 100, 100))
-    await store.begin(one.tenant_id, ())
+    await begin(store, one.tenant_id, ())
     await admitted(store, one.ask(50))
 
     lives = {
@@ -449,7 +460,7 @@ async def test_after_what_is_spent_was_told_the_count_goes_on(
 ) -> None:
     one = await customer(store, tenant=Limits(tokens_per_day=100), key=Limits(tokens_per_month=90))
     await redis.call("FLUSHDB")
-    await store.begin(one.tenant_id, one.spent(60))
+    await begin(store, one.tenant_id, one.spent(60))
 
     assert [state.remaining for state in (await admitted(store, one.ask(10))).states] == [30, 20]
 
@@ -457,7 +468,7 @@ async def test_after_what_is_spent_was_told_the_count_goes_on(
 async def test_the_first_to_tell_what_is_spent_is_believed(store: LimitStore) -> None:
     one = await customer(store, tenant=Limits(tokens_per_day=100), spent=60)
 
-    assert not await store.begin(one.tenant_id, one.spent(0))
+    assert not await begin(store, one.tenant_id, one.spent(0))
     assert (await remaining(store, one))["tenant", LimitKind.TOKENS_PER_DAY] == 40
 
 
@@ -468,7 +479,7 @@ async def test_what_runs_is_counted_on_top_when_all_is_counted_anew(
     ask = one.ask(20)
     await admitted(store, ask)
     await redis.call("DEL", f"nng:{{t:{one.tenant_id}}}:epoch")
-    await store.begin(one.tenant_id, one.spent(30))
+    await begin(store, one.tenant_id, one.spent(30))
 
     assert list((await remaining(store, one)).values()) == [50, 50]
     await store.settle(one.tenant_id, ask.request_id, 5)
@@ -479,7 +490,7 @@ async def test_a_tenant_may_have_thousands_of_keys(store: LimitStore) -> None:
     one = Customer(tenant=Limits(tokens_per_day=100))
     spent = [Spent(LimitKind.TOKENS_PER_DAY, 0, DAY_S, KeyId(uuid4()), 1) for _ in range(5000)]
 
-    assert await store.begin(one.tenant_id, [*spent, *one.spent(60)])
+    assert await begin(store, one.tenant_id, [*spent, *one.spent(60)])
     assert (await remaining(store, one))["tenant", LimitKind.TOKENS_PER_DAY] == 40
 
 

@@ -1,0 +1,27 @@
+"""The scripts that count limits, and where they find a tenant's counters."""
+
+from pathlib import Path
+from typing import Final
+
+from db.redis.multiplex import RedisScript
+from domain.values import KeyId, TenantId
+
+TENANT_SCOPE: Final = b"t"
+
+_FOLDER: Final = Path(__file__).parent
+
+
+def limit_script(name: str) -> RedisScript:
+    """Return one of the scripts of this folder, behind what they share."""
+    common, own = ((_FOLDER / each).read_text(encoding="utf-8") for each in ("limits_common.lua", name))
+    return RedisScript(f"{common}\n{own}")
+
+
+def tenant_prefix(tenant_id: TenantId) -> str:
+    """Return what every key of a tenant's counters begins with; its hash tag keeps them on one node."""
+    return f"nng:{{t:{tenant_id}}}"
+
+
+def scope_of(key_id: KeyId | None) -> bytes:
+    """Return what a tenant (None) or one of its keys is called among the counters."""
+    return TENANT_SCOPE if key_id is None else key_id.bytes
