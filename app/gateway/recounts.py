@@ -23,8 +23,8 @@ from domain.limits import PeriodBounds
 from domain.recounts import Declaration, declared, recount
 from domain.values import KeyId, RequestId, TenantId
 
-WAIT_S: Final = 0.25
-"""What a request waits for counters to be made before it makes do with its process's share."""
+WAIT_S: Final = 1.0
+"""How long after a recount began requests wait for it, before they make do with their process's share."""
 CALL_AGAIN_S: Final = 0.25
 LOOK_S: Final = 0.002
 LISTEN_AGAIN_S: Final = 0.5
@@ -72,7 +72,7 @@ class Recounts:
         self._processes = processes
         self._ledger = ledger
         self._declare = declare
-        self._running: dict[TenantId, asyncio.Task[None]] = {}
+        self._running: dict[TenantId, tuple[asyncio.Task[None], float]] = {}
         self._deaf = False
 
     async def made(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
@@ -83,13 +83,15 @@ class Recounts:
         NotRecounted
             They are not there within `WAIT_S`. The recount goes on.
         """
-        running = self._running.get(tenant_id)
-        if running is None:
-            running = self._running[tenant_id] = asyncio.create_task(self._make(tenant_id, day, month))
-            running.add_done_callback(lambda done: self._made(tenant_id, done))
+        if tenant_id not in self._running:
+            wait_until = asyncio.get_running_loop().time() + WAIT_S
+            counting = asyncio.create_task(self._make(tenant_id, day, month))
+            counting.add_done_callback(lambda done: self._made(tenant_id, done))
+            self._running[tenant_id] = counting, wait_until
+        counting, wait_until = self._running[tenant_id]
         try:
-            async with asyncio.timeout(WAIT_S):
-                await asyncio.shield(running)
+            async with asyncio.timeout_at(wait_until):
+                await asyncio.shield(counting)
         except TimeoutError as exc:
             raise NotRecounted("recount_takes_long") from exc
         except (RedisError, OSError, msgspec.MsgspecError) as exc:
@@ -100,7 +102,7 @@ class Recounts:
 
     async def aclose(self) -> None:
         """Give up what is being counted."""
-        await end(*self._running.values())
+        await end(*(counting for counting, _ in self._running.values()))
 
     def _made(self, tenant_id: TenantId, done: "asyncio.Task[None]") -> None:
         del self._running[tenant_id]
