@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
@@ -25,7 +26,7 @@ from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway
 from app.gateway.journal.layout import JournalSize
 from app.gateway.journal.ledger import running_ledger
-from app.gateway.key_ring import KeyRing
+from app.gateway.key_ring import AWAY_AFTER_S, KeyRing
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import AdoptedRecords, Limiter
 from app.gateway.live_processes import LiveProcesses
@@ -91,7 +92,10 @@ async def running_gateway(
         lookup = KeyLookup(engine)
         key_uses = KeyUses(touch=lookup.touch, minting_id=peppers.minting_id)
         keys = KeyRing(
-            find=key_uses.watching(lookup.find_by_digest), shared=RedisKeyCache(hot), revocations=revocations
+            find=key_uses.watching(lookup.find_by_digest),
+            shared=RedisKeyCache(hot),
+            revocations=revocations,
+            redis_is_away=lambda: time.monotonic() - catalogue.redis_ok_at > AWAY_AFTER_S,
         )
         cooldown = Cooldown()
         upstreams = _upstreams(settings)

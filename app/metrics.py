@@ -72,6 +72,10 @@ class Metrics:
             "nng_dropped_request_fields", "Request fields not forwarded: unknown, or against policy.", ["route"],
             registry=self.registry,
         )  # fmt: skip
+        self.unavailable = Counter(
+            "nng_unavailable", "Requests refused for trouble of the gateway's own, by what was wrong.", ["reason"],
+            registry=self.registry,
+        )  # fmt: skip
         self.shared_limits = Counter(
             "nng_shared_limit_admissions",
             "Requests let in by this process's share of their limits, because Redis could not be asked.",
@@ -79,6 +83,10 @@ class Metrics:
         )
         self.limits_shared = Gauge(
             "nng_limits_shared_tenants", "Tenants whose limits app processes decide by their shares.",
+            registry=self.registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.live_processes = Gauge(
+            "nng_live_processes", "App processes among which limits would be shared, as this one knows.",
             registry=self.registry, multiprocess_mode="livemax",
         )  # fmt: skip
         self.revocation_lag = Histogram(
@@ -152,6 +160,10 @@ class RouteMetrics:
     def ended(self, outcome: UsageOutcome) -> None:
         """Count how one admitted request ended."""
         self._metrics.add(self._metrics.outcomes, (self._route, outcome.value))
+
+    def unavailable(self, reason: str) -> None:
+        """Count a refusal for trouble of our own."""
+        self._metrics.add(self._metrics.unavailable, (reason,))
 
     def dropped(self, fields: int) -> None:
         """Count request fields that were not forwarded."""

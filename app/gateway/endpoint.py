@@ -16,7 +16,7 @@ from app.gateway.downstream import JSON, Downstream
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics, RouteMetrics
 from app.problems import problem_of, render
-from domain.errors import GatewayError, MethodNotAllowed, UnknownPath
+from domain.errors import GatewayError, MethodNotAllowed, Unavailable, UnknownPath
 from domain.values import ApiFamily
 
 CLIENT_CLOSED_STATUS: Final = 499
@@ -123,6 +123,8 @@ class Endpoint:
 
     async def _refuse(self, downstream: Downstream, error: Exception) -> None:
         """Tell the client, unless an answer has begun: the server then closes the connection, unfinished as it is."""
+        if isinstance(error, Unavailable):
+            self._metrics.unavailable(error.reason)
         if downstream.started:
             return
         problem = problem_of(error)

@@ -187,6 +187,7 @@ class Gateway:
         ledger = self._ledger_state()
         self.metrics.in_flight.set(len(self.exchanges))
         self.metrics.limits_shared.set(self.limiter.shared_tenants)
+        self.metrics.live_processes.set(self.limiter.processes)
         self.metrics.journal_open.set(ledger.open_records)
         self.metrics.journal_unconfirmed.set(ledger.unconfirmed_records)
         self.metrics.model_table_age.set(self.catalogue.age_s())

@@ -22,6 +22,8 @@ MAX_UNKNOWN: Final = 10_000
 UNKNOWN_TTL_S: Final = 5.0
 OUTAGE_GRACE_S: Final = 60.0
 """How long cached keys work while Postgres cannot confirm the revocation sequence."""
+AWAY_AFTER_S: Final = 3.0
+"""Postgres is asked every second, and has two for its answer: after this long it counts as out of reach."""
 _MAX_READS: Final = 3
 
 _log = structlog.get_logger()
@@ -55,9 +57,11 @@ class KeyRing:
         find: Callable[[tuple[bytes, ...]], Awaitable[Found]],
         shared: SharedCache,
         revocations: RevocationFollower,
+        redis_is_away: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take `now` in the seconds of the follower's clock."""
+        self._redis_is_away = redis_is_away
         self._find = find
         self._shared = shared
         self._revocations = revocations
@@ -72,7 +76,7 @@ class KeyRing:
     def remembered(self, digest: bytes) -> Principal | None:
         """Return a principal from memory while Postgres has confirmed the revocation sequence recently."""
         principal = self._entries.get(digest)
-        if principal is None or self._now() - self._revocations.confirmed_at > OUTAGE_GRACE_S:
+        if principal is None or self._reason_not_to_trust() is not None:
             return None
         return principal
 
@@ -82,12 +86,13 @@ class KeyRing:
         Raises
         ------
         Unavailable
-            Postgres has been out of reach for longer than the grace, or is now and the key is in no cache.
+            Postgres has been out of reach for longer than the grace, or is now and so is Redis, or the key is in no
+            cache.
         """
         digest = digests[0]
         now = self._now()
-        if now - self._revocations.confirmed_at > OUTAGE_GRACE_S:
-            raise Unavailable("key_store_unreachable")
+        if (reason := self._reason_not_to_trust()) is not None:
+            raise Unavailable(reason)
         principal = self._entries.get(digest)
         if principal is not None:
             return principal
@@ -98,6 +103,16 @@ class KeyRing:
             running = self._running[digest] = asyncio.create_task(self._look_up(digests))
             running.add_done_callback(lambda done: self._looked_up(digest, done))
         return await asyncio.shield(running)
+
+    def _reason_not_to_trust(self) -> str | None:
+        """Tell why what is cached must not be used, None if it may."""
+        silent_s = self._now() - self._revocations.confirmed_at
+        if silent_s <= AWAY_AFTER_S:
+            return None
+        if silent_s > OUTAGE_GRACE_S:
+            return "key_store_unreachable"
+        # With both stores away nobody revokes and nobody counts: no new work.
+        return "stores_unreachable" if self._redis_is_away() else None
 
     def _looked_up(self, digest: bytes, done: asyncio.Task[Principal | None]) -> None:
         del self._running[digest]

@@ -58,6 +58,7 @@ class Limiter:
         on_shared: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._processes = processes
         self._settlements = Settlements(store, recounts)
         self._holdings = Holdings(unconfirmed=unconfirmed, late=self._settlements.late)
         declare = self._holdings.declare
@@ -70,6 +71,11 @@ class Limiter:
     def concerns(self, principal: Principal) -> bool:
         """Tell whether a request has to `take` anything."""
         return _is_limited(principal) or principal.key_id not in self._untracked
+
+    @property
+    def processes(self) -> int:
+        """Among how many processes limits are shared while Redis is away."""
+        return self._processes.shares.processes
 
     @property
     def shared_tenants(self) -> int:

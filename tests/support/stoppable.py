@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import redis
+
 from app.embedded.process import unprivileged_account
 from app.embedded.server import Running, start
 from app.embedded.valkey import ValkeyServer
@@ -43,6 +45,11 @@ class StoppableValkey:
         if running is not None:
             running.child.kill()
             running.child.wait()
+
+    def flush(self) -> None:
+        """Take all its memory."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
 
     @contextmanager
     def silent(self) -> Iterator[None]:

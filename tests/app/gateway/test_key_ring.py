@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from app.gateway.key_ring import MAX_UNKNOWN, OUTAGE_GRACE_S, UNKNOWN_TTL_S, KeyRing
+from app.gateway.key_ring import AWAY_AFTER_S, MAX_UNKNOWN, OUTAGE_GRACE_S, UNKNOWN_TTL_S, KeyRing
 from app.gateway.revocations import RevocationFollower, Revoked
 from domain.errors import Unavailable
 from domain.values import Principal, Role
@@ -68,7 +68,14 @@ class World:
         self.fails: Exception | None = None
         self.follower = RevocationFollower(latest=self._latest, since=self._since, now=self.clock)
         self.shared = Shared(self.asked)
-        self.ring = KeyRing(find=self._find, shared=self.shared, revocations=self.follower, now=self.clock)
+        self.redis_is_away = False
+        self.ring = KeyRing(
+            find=self._find,
+            shared=self.shared,
+            revocations=self.follower,
+            redis_is_away=lambda: self.redis_is_away,
+            now=self.clock,
+        )
 
     async def _latest(self) -> int:
         return self.seq
@@ -357,6 +364,18 @@ async def test_f16_cached_keys_work_for_a_minute_without_postgres(world: World) 
 
     assert world.ring.remembered(DIGESTS[0]) is owner
     assert await world.find() is owner
+
+
+async def test_f17_without_both_stores_nobody_works(world: World) -> None:
+    world.stored[DIGESTS] = principal()
+    await world.find()
+    world.redis_is_away = True
+    assert world.ring.remembered(DIGESTS[0]) is not None
+    world.clock.at += AWAY_AFTER_S + 0.01
+
+    assert world.ring.remembered(DIGESTS[0]) is None
+    with pytest.raises(Unavailable, match="stores_unreachable"):
+        await world.find()
 
 
 async def test_f16_after_a_minute_without_postgres_nobody_works(world: World) -> None:
