@@ -23,7 +23,7 @@ from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
 from db.redis.multiplex import MultiplexedRedis
 from db.redis.queue import GatewayQueue
-from db.redis.revocation_channel import RevocationAnnouncer, seen_by
+from db.redis.revocation_channel import RevocationAnnouncer, certainly_live
 from db.redis.usage_stream import AccountingStream
 from db.retention import Retention
 from db.revocation_mirror import RevocationMirror
@@ -187,7 +187,7 @@ def lease_job(redis: Redis, scripts: MultiplexedRedis) -> JobSpec:
     """Return the job that frees what dead processes hold."""
     return JobSpec(
         LEASES_SWEEP,
-        functools.partial(sweep, LimitLeases(scripts), functools.partial(seen_by, redis)),
+        functools.partial(sweep, LimitLeases(scripts), functools.partial(certainly_live, redis)),
         repeatable="what was given back is marked and not given back again",
         every_s=SWEEP_INTERVAL_S,
     )

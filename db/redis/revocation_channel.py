@@ -19,6 +19,7 @@ from domain.tenants import Revocation
 EPOCH_KEY: Final = "nng:revocations:epoch"
 CHANNEL: Final = "nng:revocations"
 SEEN_KEY: Final = "nng:revocations:seen"
+SEEN_SINCE_KEY: Final = "nng:revocations:seen-since"
 
 PROCESS_TTL_S: Final = 6.0
 """A process that has not reported for this long counts as gone."""
@@ -49,6 +50,11 @@ for i = 1, #all, 2 do
   end
 end
 return live
+"""
+_REMEMBERS: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('SET', KEYS[1], now, 'NX')
+return now - tonumber(redis.call('GET', KEYS[1]))
 """
 
 
@@ -134,3 +140,14 @@ async def seen_by(redis: Redis) -> dict[str, int]:
     """Return which live process has acted upon which number."""
     found: Sequence[bytes] = await redis.register_script(_SEEN)(keys=[SEEN_KEY], args=[PROCESS_TTL_S])
     return {found[i].decode(): int(found[i + 1]) for i in range(0, len(found), 2)}
+
+
+async def certainly_live(redis: Redis) -> frozenset[str] | None:
+    """Return the processes that live, None if Redis cannot tell: not long ago it knew of nobody.
+
+    Whoever takes the others for dead must be certain. A Redis that lost its memory hears of each process again only
+    when that reports the next time.
+    """
+    remembers_s: int = await redis.register_script(_REMEMBERS)(keys=[SEEN_SINCE_KEY])
+    names = frozenset(await seen_by(redis))
+    return names if remembers_s > PROCESS_TTL_S else None

@@ -1,5 +1,6 @@
 """What dead processes hold of the limits comes back, and doing that twice gives nothing twice."""
 
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -13,7 +14,7 @@ from db.redis.connection import connect_patient
 from db.redis.limit_recounts import GRACE_S, LimitLeases
 from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
-from db.redis.revocation_channel import PROCESS_TTL_S, RevocationNews, seen_by
+from db.redis.revocation_channel import PROCESS_TTL_S, SEEN_SINCE_KEY, RevocationNews, certainly_live
 from domain.values import Limits
 from tests.support.limits import Customer, admitted, age_reservations, begin
 from worker.jobs.leases import sweep
@@ -23,6 +24,7 @@ from worker.main import SWEEP_INTERVAL_S
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     async with connect_patient(SecretStr(redis_url)) as client:
+        await client.set(SEEN_SINCE_KEY, int(time.time()) - 60)
         yield client
 
 
@@ -50,7 +52,7 @@ async def test_only_processes_that_do_not_report_lose_what_they_hold(
     (one,) = await busy(scripts, "alive", "dead")
     await RevocationNews(redis, process_id="alive").report(1)
 
-    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 1
+    assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 1
     left = (await admitted(LimitStore(scripts, process_id="alive"), one.ask())).states[0].remaining
     assert left == 0
 
@@ -61,14 +63,26 @@ async def test_a_process_that_says_goodbye_is_not_waited_for(redis: Redis, scrip
     await news.report(1)
     await news.withdraw()
 
-    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 1
+    assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 1
+
+
+async def test_a_redis_that_forgot_who_lives_takes_nothing_from_anybody(
+    redis: Redis, scripts: MultiplexedRedis
+) -> None:
+    await busy(scripts, "alive")
+    await redis.delete(SEEN_SINCE_KEY)
+    for _ in range(2):
+        assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 0
+
+    await redis.decrby(SEEN_SINCE_KEY, int(PROCESS_TTL_S) + 1)
+    assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 1
 
 
 async def test_every_tenant_is_swept(redis: Redis, scripts: MultiplexedRedis) -> None:
     await busy(scripts, "dead", "gone", customers=5)
 
     with capture_logs() as logs:
-        assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 10
+        assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 10
     assert [(log["event"], log["requests"]) for log in logs] == [("leases_swept", 10)]
 
 
@@ -77,7 +91,7 @@ async def test_two_sweeps_at_once_give_everything_back_once(redis: Redis, script
     returned: list[int] = []
 
     async def run() -> None:
-        returned.append(await sweep(LimitLeases(scripts), partial(seen_by, redis)))
+        returned.append(await sweep(LimitLeases(scripts), partial(certainly_live, redis)))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
@@ -88,7 +102,7 @@ async def test_two_sweeps_at_once_give_everything_back_once(redis: Redis, script
 async def test_where_nothing_was_ever_limited_there_is_nothing_to_sweep(
     redis: Redis, scripts: MultiplexedRedis
 ) -> None:
-    assert await sweep(LimitLeases(scripts), partial(seen_by, redis)) == 0
+    assert await sweep(LimitLeases(scripts), partial(certainly_live, redis)) == 0
 
 
 def test_what_a_killed_process_held_is_free_within_fifteen_seconds() -> None:
