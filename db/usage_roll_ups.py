@@ -5,7 +5,7 @@ marks away first and reads the rows afterwards: every mark it takes speaks of ro
 later leaves a mark that stays. So it does not matter how late a row comes, or who wrote it.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
@@ -25,6 +25,10 @@ _TAKE_LOCK: Final = text(f"SELECT pg_advisory_xact_lock({LOCK}), set_config('jit
 _TOUCHED: Final = text("SELECT DISTINCT hour FROM usage_touched_hours ORDER BY hour")
 _TAKE_MARKS: Final = text("DELETE FROM usage_touched_hours WHERE hour = :hour")
 _IS_PRUNED: Final = text("SELECT EXISTS (SELECT FROM usage_pruned_months WHERE period = :period)")
+_PRUNED: Final = text("""
+    SELECT period FROM usage_pruned_months
+    WHERE period >= :first_period AND period <= :last_period ORDER BY period
+""")
 _SUM_HOUR: Final = (
     text("DELETE FROM usage_hourly WHERE hour = :hour"),
     text(f"""
@@ -100,11 +104,19 @@ class UsageRollUps:
 
         This is how sums are rebuilt. Hours of dropped months are left out: nothing could be made anew.
         """
-        values = {
-            "since": since,
-            "until": until,
-            "first_period": first_of_month(since),
-            "last_period": first_of_month(until),
-        }
+        values = {"since": since, "until": until, **_periods(since, until)}
         async with self._engine.begin() as connection:
             return int((await connection.execute(_MARK, values)).rowcount)
+
+    async def pruned(self, since: datetime, until: datetime) -> tuple[date, ...]:
+        """Return the months of a span whose rows were dropped, oldest first: their sums are all there is."""
+        async with self._engine.connect() as connection:
+            return tuple((await connection.execute(_PRUNED, _periods(since, until))).scalars())
+
+
+def _periods(since: datetime, until: datetime) -> dict[str, date]:
+    """Return the months that the time from `since` up to, not including, `until` touches."""
+    return {
+        "first_period": first_of_month(since),
+        "last_period": first_of_month(until - timedelta.resolution),
+    }

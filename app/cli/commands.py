@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from app.cli import catalogue, keys, limits, models, policies, tenants
+from app.cli import catalogue, keys, limits, models, policies, tenants, usage_group
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
 from app.cli.migrate import migrate
@@ -17,7 +17,6 @@ from app.cli.probe import probe_ollama
 from app.cli.restore_fence import restore_fence
 from app.cli.serve import serve, worker
 from app.cli.up import up
-from app.cli.usage import usage
 
 app = App(
     name="neuronetz-gateway",
@@ -36,14 +35,13 @@ for command in (
     worker,
     migrate,
     init,
-    usage,
     probe_ollama,
     catalogue.list_models,
     restore_fence,
     openapi,
 ):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, limits.app, policies.app):
+for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app):
     app.command(noun)
 
 

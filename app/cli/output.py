@@ -5,7 +5,7 @@ cut to a width; `--json` gives machines one line with stable names.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,15 +83,15 @@ def say(*lines: str) -> None:
 
 
 @contextmanager
-def progress(doing: str) -> Iterator[None]:
-    """Show at a terminal what takes its time while the block runs."""
+def progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """Show at a terminal what takes its time while the block runs; what is given shows what it has come to."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(file=sys.stderr).status(doing):
-        yield
+    with Console(file=sys.stderr).status(doing) as status:
+        yield status.update
 
 
 def moment(at: datetime | None) -> str:
