@@ -45,7 +45,9 @@ class Grants:
         )
         if made.first() is None:
             return False
-        await self._audit.append("grant.allow", audited(holder), after={"pattern": pattern})
+        await self._audit.append(
+            "grant.allow", audited(holder), after={"pattern": pattern, "option_policy": {}}
+        )
         return True
 
     async def disallow(self, pattern: str, *, key: str | None = None) -> bool:
@@ -61,12 +63,15 @@ class Grants:
         gone = await self._session.execute(
             delete(ModelGrantTable)
             .filter_by(pattern=pattern, **holder)
-            .returning(ModelGrantTable.id)
+            .returning(ModelGrantTable.option_policy)
             .execution_options(synchronize_session=False)
         )
-        if gone.first() is None:
+        grant = gone.first()
+        if grant is None:
             return False
-        await self._audit.append("grant.disallow", audited(holder), before={"pattern": pattern})
+        # Its policy goes with it, and nothing else would remember that.
+        before = {"pattern": pattern, "option_policy": grant.option_policy}
+        await self._audit.append("grant.disallow", audited(holder), before=before)
         return True
 
     async def list(self, *, key: str | None = None) -> tuple[GrantSummary, ...]:

@@ -1,30 +1,39 @@
 """API keys: those of one tenant (or the admins') for operators, and the one look-up that knows no tenant."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 import structlog
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import ColumnElement, Row, select, text, update
+from msgspec import UNSET, UnsetType
+from sqlalchemy import ColumnElement, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from db.audit import AuditLog
+from db.key_rotation import check_rotation, copy_rights, end_after
+from db.key_summary import SUMMARY, changed_columns, summary_of
+from db.revocations import lock_revocations
 from db.tables import ApiKeyTable
 from domain.first_key import FirstKey
 from domain.keys import PepperRing, mint
 from domain.option_rules import stored_policy
 from domain.tenants import (
+    ExpiryPast,
     Found,
     IssuedKey,
+    KeyChange,
+    KeyEnded,
     KeyStatus,
     KeySummary,
     KeyUnknown,
     KeyUse,
     Network,
+    Rotation,
+    checked_name,
     key_rights,
 )
 from domain.values import KeyId, Limits, OptionPolicies, OptionPolicy, Principal, Rights, Role, TenantId
@@ -84,19 +93,6 @@ _TOUCH: Final = text("""
     WHERE k.id = used.id
 """)
 
-_SUMMARY: Final = (
-    ApiKeyTable.id,
-    ApiKeyTable.tenant_id,
-    ApiKeyTable.name,
-    ApiKeyTable.role,
-    ApiKeyTable.prefix,
-    ApiKeyTable.status,
-    ApiKeyTable.created_at,
-    ApiKeyTable.expires_at,
-    ApiKeyTable.allowed_networks,
-    ApiKeyTable.last_used_at,
-)
-
 
 class _Rows(SQLAlchemyAsyncRepository[ApiKeyTable]):
     model_type = ApiKeyTable
@@ -120,25 +116,66 @@ class Keys:
         expires_at: datetime | None = None,
         allowed_networks: Sequence[Network] = (),
     ) -> IssuedKey:
-        """Mint a key. Its text is in the answer and nowhere else. No networks means any."""
-        role = Role.ADMIN if self._tenant_id is None else Role.INFERENCE
-        minted = mint(role)
-        pepper_id, digest = peppers.mint_digest(minted.reveal())
-        row = await _Rows(session=self._session).add(
-            ApiKeyTable(
-                tenant_id=self._tenant_id,
-                name=name,
-                role=role.value,
-                prefix=minted.prefix,
-                digest=digest,
-                pepper_id=pepper_id,
-                expires_at=expires_at,
-                allowed_networks=list(allowed_networks),
-            )
+        """Mint a key. Its text is in the answer and nowhere else. No networks means any.
+
+        Raises
+        ------
+        NameMissing
+            Nothing was created.
+        """
+        issued = await self._mint(
+            peppers, name=checked_name(name), expires_at=expires_at, allowed_networks=list(allowed_networks)
         )
-        summary = await self._one(str(row.id))
-        await self._audit.append("key.create", f"key:{summary.id}", after=summary)
-        return IssuedKey(minted, summary)
+        await self._audit.append("key.create", f"key:{issued.summary.id}", after=issued.summary)
+        return issued
+
+    async def rotate(
+        self,
+        reference: str,
+        *,
+        peppers: PepperRing,
+        overlap: timedelta,
+        expires_at: datetime | UnsetType | None = UNSET,
+    ) -> Rotation:
+        """Replace a key by a successor with the same rights, and end it once both have worked for a while.
+
+        The successor has the owner, name, networks, limits, grants and policies of the key, and its expiry
+        unless it is given another. What the key's own limits have counted stays with the key.
+
+        Parameters
+        ----------
+        reference
+            The key's prefix or id.
+        overlap
+            How long the key still works, but never longer than it would have; zero revokes it.
+        expires_at
+            When the successor ends; None means never.
+
+        Raises
+        ------
+        KeyUnknown, KeyReplaced, KeyEnded, KeyExpired, ExpiryPast
+            Nothing was changed.
+        """
+        # Before anything is read: of two rotations of one key, the second must see the first one's successor.
+        await lock_revocations(self._session)
+        before = await self._one(reference)
+        now = await check_rotation(self._session, before)
+        if isinstance(expires_at, datetime) and expires_at <= now:
+            raise ExpiryPast(expires_at)
+        issued = await self._mint(
+            peppers,
+            name=before.name,
+            expires_at=before.expires_at if expires_at is UNSET else expires_at,
+            rotated_from=before.id,
+            **await self._reach(before.id),
+        )
+        rights = await copy_rights(self._session, before.id, issued.summary.id)
+        await end_after(self._session, before.id, overlap)
+        after = await self._one(str(before.id))
+        created = msgspec.to_builtins(issued.summary) | rights
+        await self._audit.append("key.create", f"key:{issued.summary.id}", after=created)
+        await self._audit.append("key.rotate", f"key:{before.id}", before=before, after=after)
+        return Rotation(issued, after)
 
     async def add_minted(self, first: FirstKey, *, name: str) -> KeySummary | None:
         """Add an admin key of which only the digest is here; None if it is there already."""
@@ -167,9 +204,9 @@ class Keys:
     async def list(self) -> tuple[KeySummary, ...]:
         """Return all keys, oldest first, revoked ones too."""
         found = await self._session.execute(
-            select(*_SUMMARY).where(self._mine).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
+            select(*SUMMARY).where(self._mine).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
         )
-        return tuple(_summary(row) for row in found)
+        return tuple(summary_of(row) for row in found)
 
     async def get(self, reference: str) -> KeySummary:
         """Return one key by its prefix or id.
@@ -181,6 +218,31 @@ class Keys:
         """
         return await self._one(reference)
 
+    async def change(self, reference: str, change: KeyChange) -> KeySummary:
+        """Change a key's name, expiry or networks. Requests it may no longer make are refused within moments.
+
+        A later expiry lets an expired key work again. To change nothing leaves no trace.
+
+        Raises
+        ------
+        KeyUnknown, KeyEnded, ExpiryPast, NameMissing
+            Nothing was changed.
+        """
+        await lock_revocations(self._session)
+        before = await self._one(reference)
+        values = changed_columns(before, change)
+        if not values:
+            return before
+        if before.status is KeyStatus.REVOKED:
+            raise KeyEnded(before.prefix)
+        expires_at = values.get("expires_at")
+        if expires_at is not None and expires_at <= (await self._session.scalar(select(func.now()))):
+            raise ExpiryPast(expires_at)
+        await self._update(before.id, values)
+        after = await self._one(str(before.id))
+        await self._audit.append("key.set", f"key:{after.id}", before=before, after=after)
+        return after
+
     async def revoke(self, reference: str) -> KeySummary:
         """End a key for good, by its prefix or id; every process refuses it within moments.
 
@@ -191,25 +253,51 @@ class Keys:
         KeyUnknown
             No key of this owner answers to it.
         """
+        await lock_revocations(self._session)
         before = await self._one(reference)
         if before.status is KeyStatus.REVOKED:
             return before
-        await self._session.execute(
-            update(ApiKeyTable)
-            .where(self._mine, ApiKeyTable.id == before.id)
-            .values(status=KeyStatus.REVOKED)
-            .execution_options(synchronize_session=False)
-        )
+        await self._update(before.id, {"status": KeyStatus.REVOKED})
         after = await self._one(reference)
         await self._audit.append("key.revoke", f"key:{after.id}", before=before, after=after)
         return after
 
+    async def _mint(self, peppers: PepperRing, **columns: Any) -> IssuedKey:
+        role = Role.ADMIN if self._tenant_id is None else Role.INFERENCE
+        minted = mint(role)
+        pepper_id, digest = peppers.mint_digest(minted.reveal())
+        row = await _Rows(session=self._session).add(
+            ApiKeyTable(
+                tenant_id=self._tenant_id,
+                role=role.value,
+                prefix=minted.prefix,
+                digest=digest,
+                pepper_id=pepper_id,
+                **columns,
+            )
+        )
+        return IssuedKey(minted, await self._one(str(row.id)))
+
+    async def _reach(self, key_id: KeyId) -> dict[str, Any]:
+        """Return from where and how a key may be presented, by column."""
+        columns = ApiKeyTable.allowed_networks, ApiKeyTable.path_allowed
+        found = await self._session.execute(select(*columns).where(self._mine, ApiKeyTable.id == key_id))
+        return dict(found.mappings().one())
+
+    async def _update(self, key_id: KeyId, values: dict[str, Any]) -> None:
+        await self._session.execute(
+            update(ApiKeyTable)
+            .where(self._mine, ApiKeyTable.id == key_id)
+            .values(values)
+            .execution_options(synchronize_session=False)
+        )
+
     async def _one(self, reference: str) -> KeySummary:
-        found = await self._session.execute(select(*_SUMMARY).where(self._mine, key_named(reference)))
+        found = await self._session.execute(select(*SUMMARY).where(self._mine, key_named(reference)))
         row = found.first()
         if row is None:
             raise KeyUnknown(reference)
-        return _summary(row)
+        return summary_of(row)
 
 
 class KeyLookup:
@@ -252,21 +340,6 @@ def key_named(reference: str) -> ColumnElement[bool]:
         return ApiKeyTable.id == UUID(reference)
     except ValueError:
         return ApiKeyTable.prefix == reference
-
-
-def _summary(row: Any) -> KeySummary:
-    return KeySummary(
-        id=KeyId(row.id),
-        tenant_id=None if row.tenant_id is None else TenantId(row.tenant_id),
-        name=row.name,
-        role=Role(row.role),
-        prefix=row.prefix,
-        status=row.status,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        allowed_networks=tuple(str(network) for network in row.allowed_networks),
-        last_used_at=row.last_used_at,
-    )
 
 
 def _principal(row: Row[Any]) -> Principal:

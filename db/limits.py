@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.audit import AuditLog
 from db.grants import audited, holder_of_grants
+from db.revocations import lock_revocations
 from db.tables import ApiKeyTable, KeyLimitsTable, TenantLimitsTable
 from domain.limits import LimitKind
 from domain.tenants import LimitSummary, checked_limit
@@ -81,13 +82,13 @@ class LimitLevels:
         return tuple(found for found in summaries if found.key_id is None or found.limits.any_set())
 
     async def _write(self, action: str, values: Mapping[LimitKind, int | None], key: str | None) -> bool:
+        await lock_revocations(self._session)
         holder = await holder_of_grants(self._session, self._tenant_id, key)
         before = await self._read(holder)
         if all(getattr(before, kind.value) == value for kind, value in values.items()):
             return False
         table = _table(holder)
         columns: dict[str, Any] = {_COLUMNS[kind]: value for kind, value in values.items()}
-        # One statement: the triggers take their lock before any row's, and so must everybody.
         await self._session.execute(
             insert(table)
             .values(**holder, **columns)

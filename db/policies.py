@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.audit import AuditLog
 from db.grants import audited, holder_of_grants
+from db.revocations import lock_revocations
 from db.tables import KeyLimitsTable, ModelGrantTable, TenantLimitsTable
 from domain.option_rules import check_rule, stored_policy
 from domain.tenants import GrantUnknown, PolicySummary, checked_pattern
@@ -60,6 +61,7 @@ class Policies:
             Nothing was changed.
         """
         check_rule(field, rule)
+        await lock_revocations(self._session)
         level = await self._level(key, pattern)
         before = await level.read(self._session)
         plain = msgspec.to_builtins(rule)
@@ -77,6 +79,7 @@ class Policies:
         PatternInvalid, KeyUnknown, GrantUnknown
             Nothing was changed.
         """
+        await lock_revocations(self._session)
         level = await self._level(key, pattern)
         before = await level.read(self._session)
         if field not in before:
@@ -113,10 +116,7 @@ class Policies:
 
 
 class _Level:
-    """The one row whose column `option_policy` holds a level. Writes are single statements on that column.
-
-    Nothing is locked beforehand: the triggers take their lock before any row's, and so must everybody.
-    """
+    """The one row whose column `option_policy` holds a level. Writes are single statements on that column."""
 
     def __init__(self, holder: _Holder, pattern: str | None) -> None:
         self.holder = holder

@@ -31,6 +31,15 @@ _FENCE: Final = text("""
 _NOTIFY: Final = text("SELECT pg_notify('key_revoked', CAST(CAST(:seq AS bigint) AS text))")
 
 
+async def lock_revocations(session: AsyncSession) -> None:
+    """Keep every other writer of tenants, keys, limits and grants out until the transaction ends.
+
+    The triggers do it before each write. Doing it before a read makes what was read the value that is changed, as
+    the audit log says; and in a transaction of several writes it keeps the order in which all take their locks.
+    """
+    await session.execute(_LOCK)
+
+
 class Revocations:
     """Reads the sequence; one statement per call."""
 
@@ -59,7 +68,7 @@ class RevocationHistory:
 
     async def lock(self) -> None:
         """Keep every other writer of the sequence out until the unit of work ends."""
-        await self._session.execute(_LOCK)
+        await lock_revocations(self._session)
 
     async def span(self) -> tuple[int, int]:
         """Return the oldest and the newest number, zeros for an empty sequence."""

@@ -1,13 +1,15 @@
 """The control plane's nouns as values: tenants, keys without their secret, grants, and who changed them."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from domain.keys import MintedKey
 from domain.limits import LimitKind
@@ -83,6 +85,51 @@ class KeyUnknown(ControlError):  # noqa: N818
         super().__init__(f"there is no key {reference} here")
 
 
+class KeyEnded(ControlError):  # noqa: N818
+    """A revoked key stays as it is."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"key {prefix} is revoked, which is for good; create a new one")
+
+
+class KeyExpired(ControlError):  # noqa: N818
+    """A key whose time is over cannot be replaced while it works."""
+
+    def __init__(self, prefix: str, at: datetime) -> None:
+        super().__init__(
+            f"key {prefix} expired at {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC; create a new one, or give it a"
+            " later expiry first"
+        )
+
+
+class KeyReplaced(ControlError):  # noqa: N818
+    """A key is replaced once; whoever lost the successor rotates that one."""
+
+    def __init__(self, prefix: str, successor: str) -> None:
+        super().__init__(f"key {prefix} was rotated before: {successor} replaces it, so rotate that one")
+
+
+class ExpiryPast(ControlError):  # noqa: N818
+    """A key cannot end in the past: revoking it says so plainly."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC is over; a key must expire in the future")
+
+
+class NameMissing(ControlError):  # noqa: N818
+    """A name for people has at least one character that can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__("a name cannot be empty")
+
+
+class TimeZoneUnknown(ControlError):  # noqa: N818
+    """The IANA list has no such zone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is no time zone; name one like Europe/Berlin")
+
+
 class PatternInvalid(ControlError):  # noqa: N818
     """A grant needs a model name or a glob that some name could match."""
 
@@ -125,8 +172,16 @@ class Tenant(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class TenantChange(msgspec.Struct, frozen=True):
+    """What to change about a tenant; what is UNSET stays."""
+
+    name: str | UnsetType = UNSET
+    time_zone: str | UnsetType = UNSET
+    allow_all_models: bool | UnsetType = UNSET
+
+
 class KeySummary(msgspec.Struct, frozen=True):
-    """A key as operators see it."""
+    """A key as operators see it. `rotated_from` is the key it replaces."""
 
     id: KeyId
     tenant_id: TenantId | None
@@ -138,6 +193,15 @@ class KeySummary(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     allowed_networks: tuple[str, ...]
     last_used_at: datetime | None
+    rotated_from: KeyId | None = None
+
+
+class KeyChange(msgspec.Struct, frozen=True):
+    """What to change about a key; what is UNSET stays. `expires_at` None means never, no networks mean any."""
+
+    name: str | UnsetType = UNSET
+    expires_at: datetime | UnsetType | None = UNSET
+    allowed_networks: tuple[Network, ...] | UnsetType = UNSET
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
@@ -145,6 +209,13 @@ class IssuedKey(msgspec.Struct, frozen=True):
 
     minted: MintedKey
     summary: KeySummary
+
+
+class Rotation(msgspec.Struct, frozen=True):
+    """A key's successor, just created, and the key itself as it stands now: with an end, or revoked."""
+
+    issued: IssuedKey
+    replaced: KeySummary
 
 
 class GrantSummary(msgspec.Struct, frozen=True):
@@ -219,6 +290,35 @@ def checked_slug(slug: str) -> str:
     if not _SLUG.fullmatch(slug):
         raise SlugInvalid(slug)
     return slug
+
+
+def checked_name(name: str) -> str:
+    """Return a name for people, without the blanks around it.
+
+    Raises
+    ------
+    NameMissing
+        Nothing is left of it.
+    """
+    name = name.strip()
+    if not name:
+        raise NameMissing
+    return name
+
+
+def checked_time_zone(name: str) -> str:
+    """Return the IANA name of a time zone.
+
+    Raises
+    ------
+    TimeZoneUnknown
+        There is none of that name.
+    """
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise TimeZoneUnknown(name) from None
+    return name
 
 
 def checked_limit(kind: LimitKind, value: int | None) -> int | None:

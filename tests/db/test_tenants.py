@@ -1,11 +1,24 @@
 """Tenants as operators handle them."""
 
+import asyncio
+
 import asyncpg
+import msgspec
 import pytest
 
 from db.postgres import Database, UnitOfWork
 from domain.keys import PepperRing
-from domain.tenants import Actor, KeyUnknown, SlugInvalid, SlugTaken, TenantStatus, TenantUnknown
+from domain.tenants import (
+    Actor,
+    KeyUnknown,
+    NameMissing,
+    SlugInvalid,
+    SlugTaken,
+    TenantChange,
+    TenantStatus,
+    TenantUnknown,
+    TimeZoneUnknown,
+)
 
 
 async def test_a_new_tenant_is_active_and_may_use_nothing(uow: UnitOfWork) -> None:
@@ -69,6 +82,75 @@ async def test_a_tenant_can_be_suspended_and_let_back_in(uow: UnitOfWork) -> Non
 
     assert (await uow.tenants.set_status("acme", TenantStatus.SUSPENDED)).status is TenantStatus.SUSPENDED
     assert (await uow.tenants.set_status("acme", TenantStatus.ACTIVE)).status is TenantStatus.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("change", "after", "noted"),
+    [
+        (TenantChange(name=" Acme Ltd "), {"name": "Acme Ltd"}, 0),
+        (TenantChange(time_zone="Asia/Tokyo"), {"time_zone": "Asia/Tokyo"}, 1),
+        (TenantChange(allow_all_models=True), {"allow_all_models": True}, 1),
+        (
+            TenantChange("A", "Asia/Tokyo", allow_all_models=False),
+            {"name": "A", "time_zone": "Asia/Tokyo"},
+            1,
+        ),
+        (TenantChange(), {}, 0),
+    ],
+    ids=str,
+)
+async def test_what_is_named_changes_and_caches_hear_of_what_they_hold(
+    uow: UnitOfWork, change: TenantChange, after: dict[str, object], noted: int
+) -> None:
+    before = await uow.tenants.create("acme", "Acme")
+    _, newest = await uow.revocations.span()
+
+    assert await uow.tenants.change("acme", change) == msgspec.structs.replace(before, **after)
+    assert await uow.revocations.span() == (min(newest + noted, 1), newest + noted)
+
+
+async def test_all_models_may_be_opened_to_a_tenant_without_a_row_of_limits(
+    uow: UnitOfWork, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("INSERT INTO tenants (slug, name) VALUES ('bare', 'Bare')")
+
+    assert (await uow.tenants.change("bare", TenantChange(allow_all_models=True))).allow_all_models
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [(TenantChange(name=" "), NameMissing), (TenantChange(time_zone="Mars/Olympus"), TimeZoneUnknown)],
+)
+async def test_a_change_that_makes_no_sense_is_refused(
+    uow: UnitOfWork, change: TenantChange, refusal: type[Exception]
+) -> None:
+    tenant = await uow.tenants.create("acme", "Acme")
+
+    with pytest.raises(refusal):
+        await uow.tenants.change("acme", change)
+    assert await uow.tenants.get("acme") == tenant
+
+
+async def test_changes_of_one_tenant_from_many_sides_wait_for_each_other(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Each takes rows of two tables; without one order they would deadlock."""
+    async with database.unit_of_work(Actor("test")) as uow:
+        await uow.tenants.create("acme", "Acme")
+
+    async def change(number: int) -> None:
+        async with database.unit_of_work(Actor("test")) as uow:
+            if number % 2:
+                await uow.tenants.set_status("acme", TenantStatus(("active", "suspended")[number % 3 % 2]))
+            await uow.tenants.change("acme", TenantChange(f"A{number}", allow_all_models=bool(number % 2)))
+
+    await asyncio.gather(*map(change, range(8)))
+
+    chain = await sql.fetch(
+        "SELECT before, after FROM audit_events WHERE subject LIKE 'tenant:%' ORDER BY id"
+    )
+    states = {row["after"] for row in chain}
+    assert all(row["before"] is None or row["before"] in states for row in chain)
 
 
 async def test_the_owner_of_a_key_is_found_by_prefix_and_by_id(uow: UnitOfWork, peppers: PepperRing) -> None:
