@@ -1,16 +1,68 @@
 """Waiting for the processes of a gateway to confirm that they acted upon a revocation, and saying who did."""
 
-from typing import TYPE_CHECKING, Final
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from app.cli.failure import FAILED
+from app.cli.place import load
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+    from db.postgres import Database
     from db.revocation_wait import Confirmation
 
 _TIMEOUT_MS: Final = 2000
 _BY_ITSELF: Final = "each process also looks into Postgres by itself, so it takes {bound:g} seconds at most"
+
+
+@dataclass(frozen=True)
+class Waited:
+    """What came of `--wait`; `asked` False where it was not given."""
+
+    asked: bool = False
+    found: "Confirmation | None" = None
+
+    @property
+    def code(self) -> int:
+        """The exit code it makes."""
+        return exit_code(self.found) if self.asked else 0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it adds to the line of JSON."""
+        return {"confirmation": self.found} if self.asked else {}
+
+    def show(self) -> None:
+        """Print it, if there is anything to print."""
+        if self.asked:
+            print(told(self.found))
+
+
+def redis_to_ask(environ: Mapping[str, str], *, wait: bool) -> "SecretStr | None":
+    """Return where processes report if `--wait` was given: before the change, so that it is not made in vain.
+
+    Raises
+    ------
+    InputRefused
+        The settings do not say.
+    """
+    from db.settings import RedisSettings
+
+    return load(RedisSettings, environ).redis_url if wait else None
+
+
+async def wait_if_asked(database: "Database", redis_url: "SecretStr | None") -> Waited:
+    """Wait until every process has acted upon what was committed just now; at once where nobody asked for it."""
+    from db.revocations import Revocations
+
+    if redis_url is None:
+        return Waited()
+    committed = time.monotonic()
+    seq = await Revocations(database.engine).latest_seq()
+    return Waited(asked=True, found=await wait_for_confirmation(seq, since=committed, redis_url=redis_url))
 
 
 async def wait_for_confirmation(seq: int, *, since: float, redis_url: "SecretStr") -> "Confirmation | None":

@@ -18,3 +18,9 @@ class InputRefused(CommandFailed):
 
 class DatabaseTrouble(CommandFailed):
     """The database cannot be reached, refuses us, or is not migrated."""
+
+
+def sentence(refusal: Exception) -> str:
+    """Return a refusal of the control plane as a sentence of its own."""
+    text = str(refusal)
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,6 +1,6 @@
 """`limits`: how much a tenant and its keys may use, per minute, at the same time, per day and per month."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ import msgspec
 from cyclopts import App
 
 from app.cli.failure import CommandFailed, InputRefused
-from app.cli.keys import shown_reference
+from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, show_json, show_table
 from app.cli.people import actor, find_tenant
@@ -28,6 +28,7 @@ Example: `neuronetz-gateway limits show --tenant research`
 )
 
 NO_LIMIT = "none"
+_HEADINGS = ("tenant", "key", "requests/min", "tokens/min", "concurrent", "tokens/day", "tokens/month")
 
 
 class LimitsLine(msgspec.Struct, frozen=True):
@@ -168,16 +169,17 @@ async def show(*, tenant: str | None = None, key: str | None = None, common: Com
         found = []
         for owner in owners:
             with _sentences(owner, reference, common):
-                found.append(await _limits_of(work, owner, reference))
+                found.append(await limits_of(work, owner, reference))
     if common.json:
         show_json({"tenants": found})
         return
-    headings = (
-        *("tenant", "key", "requests/min", "tokens/min", "concurrent"),
-        *("tokens/day", "tokens/month"),
-    )
+    show_table(limits_table(found))
+
+
+def limits_table(found: Iterable[TenantLimits]) -> Table:
+    """Return the limits of tenants as a table."""
     rows = [_row(limits.tenant, line) for limits in found for line in limits.limits]
-    show_table(Table(headings, rows, numbers=frozenset(range(2, len(headings)))))
+    return Table(_HEADINGS, rows, numbers=frozenset(range(2, len(_HEADINGS))))
 
 
 def _number(kind: "LimitKind", text: str) -> int | None:
@@ -207,7 +209,8 @@ def _sentences(owner: "Tenant", reference: str | None, common: Common) -> Iterat
         ) from None
 
 
-async def _limits_of(work: "UnitOfWork", owner: "Tenant", reference: str | None) -> TenantLimits:
+async def limits_of(work: "UnitOfWork", owner: "Tenant", reference: str | None = None) -> TenantLimits:
+    """Return the limits of a tenant and its keys, or those of one key alone."""
     levels = work.limits(owner.id)
     if reference is not None:
         return TenantLimits(owner.slug, (_line(reference, await levels.get(key=reference)),))

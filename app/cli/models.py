@@ -8,7 +8,7 @@ import msgspec
 from cyclopts import App
 
 from app.cli.failure import CommandFailed, InputRefused
-from app.cli.keys import shown_reference
+from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, moment, say, show_json, show_table
 from app.cli.people import actor, find_tenant
@@ -143,15 +143,22 @@ async def list_(*, tenant: str | None = None, key: str | None = None, common: Co
         owners = (await find_tenant(work, tenant, common),) if tenant else await work.tenants.list()
         for owner in owners:
             await _check_key(work, owner, reference, common)
-        found = [await _models_of(work, owner, reference) for owner in owners]
+        found = [await models_of(work, owner, reference) for owner in owners]
     if common.json:
         show_json({"tenants": found})
         return
-    rows = [row for models in found for row in _rows(models)]
-    if not rows:
+    table = models_table(found)
+    if not table.rows:
         say("Nothing is granted yet:", f"  {common.command('models allow MODEL --tenant SLUG')}")
         return
-    show_table(Table(("tenant", "key", "models", "since (UTC)"), rows))
+    show_table(table)
+
+
+def models_table(found: Iterable[TenantModels]) -> Table:
+    """Return what tenants may use as a table."""
+    return Table(
+        ("tenant", "key", "models", "since (UTC)"), [row for models in found for row in _rows(models)]
+    )
 
 
 def _checked(pattern: str) -> str:
@@ -179,7 +186,8 @@ async def _check_key(work: "UnitOfWork", owner: "Tenant", reference: str | None,
         ) from None
 
 
-async def _models_of(work: "UnitOfWork", owner: "Tenant", reference: str | None) -> TenantModels:
+async def models_of(work: "UnitOfWork", owner: "Tenant", reference: str | None = None) -> TenantModels:
+    """Return the grants of a tenant and its keys, or those of one key alone."""
     prefixes = {key.id: key.prefix for key in await work.keys(owner.id).list()}
     return TenantModels(
         tenant=owner.slug,

@@ -1,8 +1,9 @@
-"""Who types, and whom they mean: the actor of a change, and tenants by their slug."""
+"""Who types, and whom they mean: the actor of a change, tenants by their slug, and keys by their prefix."""
 
 import getpass
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ from app.cli.failure import CommandFailed
 from app.cli.options import Common
 
 if TYPE_CHECKING:
+    from db.keys import Keys
     from db.postgres import UnitOfWork
-    from domain.tenants import Actor, Tenant
+    from domain.tenants import Actor, KeySummary, Tenant
 
 _MAX_SUGGESTIONS = 8
 
@@ -46,6 +48,36 @@ async def find_tenant(work: "UnitOfWork", slug: str, common: Common) -> "Tenant"
         create = common.command("tenants create SLUG")
         raise CommandFailed(f"There is no tenant {slug!r}, nor any other: `{create}` makes one.")
     raise CommandFailed(f"There is no tenant {slug!r}; {_suggestion(slug, known)}")
+
+
+@dataclass(frozen=True)
+class KeyFound:
+    """A key as it stands, its owner's slug (None: the operators), and the keys it is one of."""
+
+    summary: "KeySummary"
+    tenant: str | None
+    siblings: "Keys"
+
+
+async def find_key(work: "UnitOfWork", reference: str, common: Common) -> KeyFound:
+    """Return a key by its prefix or id, whoever owns it.
+
+    Raises
+    ------
+    CommandFailed
+        Nobody has it.
+    """
+    from domain.tenants import KeyUnknown
+
+    try:
+        owner = await work.tenants.owner_of_key(reference)
+        keys = work.keys(owner)
+        summary = await keys.get(reference)
+    except KeyUnknown:
+        listed = common.command("keys list")
+        raise CommandFailed(f"There is no key {reference}; `{listed}` shows their prefixes.") from None
+    tenant = next((each.slug for each in await work.tenants.list() if each.id == owner), None)
+    return KeyFound(summary, tenant, keys)
 
 
 def _suggestion(slug: str, known: Sequence[str]) -> str:

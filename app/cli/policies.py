@@ -8,7 +8,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from app.cli.failure import CommandFailed, InputRefused
-from app.cli.keys import shown_reference
+from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import Table, say, show_json, show_table
 from app.cli.people import actor, find_tenant

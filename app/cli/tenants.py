@@ -4,22 +4,28 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from app.cli.failure import CommandFailed, InputRefused
+from app.cli.failure import CommandFailed, InputRefused, sentence
 from app.cli.options import COMMON, Common
 from app.cli.output import Table, moment, say, show_json, show_table
 from app.cli.people import actor
 from app.cli.place import environment, load, open_database
+from app.cli.tenants_change import activate, set_, suspend
+from app.cli.tenants_show import show
 
 if TYPE_CHECKING:
     from domain.tenants import Tenant
 
 app = App(
     name="tenants",
-    help="""Create and list tenants: the owners of keys, grants and usage.
+    help="""Create, show, change and suspend tenants: the owners of keys, grants and usage.
 
 Example: `neuronetz-gateway tenants create research`
 """,
 )
+app.command(show)
+app.command(set_, name="set")
+app.command(suspend)
+app.command(activate)
 
 
 @app.command
@@ -50,19 +56,18 @@ async def create(
         Let it use every model, also those that come later.
     """
     from db.settings import DatabaseSettings
-    from domain.tenants import SlugInvalid, SlugTaken
+    from domain.tenants import NameMissing, SlugInvalid, SlugTaken, TimeZoneUnknown
 
-    _check_time_zone(time_zone)
     settings = load(DatabaseSettings, environment(common))
     try:
         async with open_database(settings) as database, database.unit_of_work(actor()) as work:
             tenant = await work.tenants.create(
-                slug, name or slug, time_zone=time_zone, allow_all_models=all_models
+                slug, slug if name is None else name, time_zone=time_zone, allow_all_models=all_models
             )
-    except SlugInvalid as refusal:
-        raise InputRefused(_sentence(refusal)) from None
+    except (SlugInvalid, NameMissing, TimeZoneUnknown) as refusal:
+        raise InputRefused(sentence(refusal)) from None
     except SlugTaken as refusal:
-        raise CommandFailed(_sentence(refusal)) from None
+        raise CommandFailed(sentence(refusal)) from None
     if common.json:
         show_json({"tenant": tenant})
         return
@@ -106,17 +111,3 @@ def _row(tenant: "Tenant") -> tuple[str, ...]:
         tenant.time_zone,
         moment(tenant.created_at),
     )
-
-
-def _check_time_zone(name: str) -> None:
-    from zoneinfo import ZoneInfo
-
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise InputRefused(f"{name!r} is no time zone; name one like Europe/Berlin.") from None
-
-
-def _sentence(refusal: Exception) -> str:
-    text = str(refusal)
-    return f"{text[:1].upper()}{text[1:]}."

@@ -4,14 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 import httpx
+import msgspec
 import pytest
 
 from db.redis.revocation_channel import seen_by
 from db.revocation_wait import BOUND_S, confirmation
+from domain.tenants import Actor, TenantStatus
 from tests.support.asking import (
     NATIVE_STREAM,
     NATIVE_WHOLE,
@@ -84,6 +87,29 @@ async def by_suspension(site: Site, key: Key) -> None:
     await site.sql.execute("UPDATE tenants SET status = 'suspended' WHERE id = $1", key.tenant_id)
 
 
+async def set_status(site: Site, key: Key, status: TenantStatus) -> None:
+    async with site.gateway.database.unit_of_work(Actor("test")) as work:
+        await work.tenants.set_status(key.tenant, status)
+
+
+async def rotated(site: Site, key: Key, *, overlap: timedelta) -> Key:
+    """Return a key's successor."""
+    async with site.gateway.database.unit_of_work(Actor("test")) as work:
+        issued = (
+            await work.keys(key.tenant_id).rotate(
+                str(key.key_id), peppers=site.gateway.peppers, overlap=overlap
+            )
+        ).issued
+    return Key(issued.minted.reveal(), key.tenant, key.tenant_id, issued.summary.id)
+
+
+async def refusal(site: Site, key: Key) -> tuple[int, bytes]:
+    """Return what a caller is told, without what differs from request to request."""
+    async with site.gateway.client(key) as client:
+        reply = await client.get("/api/tags")
+    return reply.status_code, reply.content.replace(reply.headers["x-request-id"].encode(), b"")
+
+
 Way = Callable[[Site, Key], Awaitable[None]]
 WAYS: list[Way] = [by_repository, by_sql, by_deletion, by_expiry, by_networks, by_suspension]
 
@@ -118,6 +144,39 @@ async def test_a_tenant_that_is_let_in_again_is_let_in_by_every_process(site: Si
         await site.all_listen()
 
         assert await callers.statuses() == {200}
+
+
+async def test_a_suspended_tenant_is_refused_and_cut_until_it_is_activated(site: Site) -> None:
+    await site.backend.change(**LONG)
+    key = await site.gateway.tenant()
+    stranger = msgspec.structs.replace(key, text=await site.gateway.admin_key())
+    async with AsyncExitStack() as stack, site.callers(key, each=2) as callers:
+        streams = [await site.stream(stack, client, NATIVE_STREAM, LLAMA) for client in callers.clients]
+        await set_status(site, key, TenantStatus.SUSPENDED)
+        async with asyncio.timeout(BOUND_S):
+            replies = [await stream.whole() for stream in streams]
+
+        assert all(ends_in_error(NATIVE_STREAM, reply) for reply in replies)
+        assert await refusal(site, key) == await refusal(site, stranger)
+
+        await set_status(site, key, TenantStatus.ACTIVE)
+        async with asyncio.timeout(BOUND_S):
+            while await callers.statuses() != {200}:
+                pass
+
+
+async def test_a_rotated_key_works_beside_its_successor_as_long_as_it_is_let(site: Site) -> None:
+    key = await site.gateway.tenant(LLAMA)
+    async with site.callers(key, each=2) as callers:
+        successor = await rotated(site, key, overlap=timedelta(hours=1))
+        async with site.callers(successor, each=2) as successors:
+            assert await callers.chat_statuses() == await successors.chat_statuses() == {200}
+
+            last = await rotated(site, successor, overlap=timedelta(0))
+            await successors.refused_after(time.monotonic(), within_s=BOUND_S)
+            assert await successors.statuses() == {401}
+            async with site.callers(last, each=2) as lasting:
+                assert await callers.chat_statuses() == await lasting.chat_statuses() == {200}
 
 
 async def test_other_keys_of_the_tenant_go_on(site: Site) -> None:

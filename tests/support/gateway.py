@@ -176,7 +176,7 @@ class Gateway:
         self.journal = directory / "journal"
         self.database = Database(create_engine(database_url, application_name="test"))
         pepper = mint_pepper("p1")
-        self._peppers = PepperRing.parse(pepper)
+        self.peppers = PepperRing.parse(pepper)
         self._tenants = 0
         more = described or {}
         specs = [{"name": each.name, "base_url": each.url, **more.get(each.name, {})} for each in backends]
@@ -303,19 +303,19 @@ class Gateway:
             tenant = await work.tenants.create(slug, slug, allow_all_models=not grants)
             for pattern in grants:
                 await work.grants(tenant.id).allow(pattern)
-            issued = await work.keys(tenant.id).create("first", peppers=self._peppers)
+            issued = await work.keys(tenant.id).create("first", peppers=self.peppers)
         return Key(issued.minted.reveal(), slug, tenant.id, issued.summary.id)
 
     async def another_key(self, key: Key) -> Key:
         """Return a further key of the same tenant."""
         async with self.database.unit_of_work(Actor("test")) as work:
-            issued = await work.keys(key.tenant_id).create("another", peppers=self._peppers)
+            issued = await work.keys(key.tenant_id).create("another", peppers=self.peppers)
         return Key(issued.minted.reveal(), key.tenant, key.tenant_id, issued.summary.id)
 
     async def admin_key(self) -> str:
         """Mint an admin key."""
         async with self.database.unit_of_work(Actor("test")) as work:
-            return (await work.keys(None).create("admin", peppers=self._peppers)).minted.reveal()
+            return (await work.keys(None).create("admin", peppers=self.peppers)).minted.reveal()
 
     async def revoke(self, key: Key) -> None:
         """Revoke a key."""

@@ -60,7 +60,7 @@ async def test_the_keys_of_the_json_are_stable(cli: CommandLine) -> None:
     assert set(created) == {"key", "summary"}
     assert set(created["summary"]) == {
         *("id", "prefix", "name", "tenant", "role", "status", "created_at", "expires_at"),
-        *("last_used_at", "allowed_networks"),
+        *("last_used_at", "allowed_networks", "rotated_from"),
     }
     assert created["summary"]["expires_at"] == "3000-01-01T00:00:00Z"
     assert created["summary"]["allowed_networks"] == ["10.0.0.0/8", "192.168.0.0/16"]
@@ -123,6 +123,7 @@ async def test_an_expired_key_is_listed_as_such(cli: CommandLine, database_url: 
         ("x", "--admin", "--tenant", "research"),
         ("", "--tenant", "research"),
         ("x", "--tenant", "research", "--network", "10.0.0.1/8"),
+        ("x", "--tenant", "research", "--network", "anywhere", "--network", "10.0.0.0/8"),
         ("x", "--tenant", "research", "--expires", "soon"),
         ("x", "--tenant", "research", "--expires", "2020-01-01"),
         ("x", "--tenant", "research", "--expires", "9999-12-31"),

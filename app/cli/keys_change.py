@@ -1,0 +1,178 @@
+"""`keys set` and `keys rotate`: changing a key, and replacing it by another."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from app.cli.confirmed import redis_to_ask, wait_if_asked
+from app.cli.failure import CommandFailed, InputRefused, sentence
+from app.cli.key_lines import (
+    ANYWHERE,
+    KeyLine,
+    expiry_meant,
+    key_line,
+    name_meant,
+    networks_meant,
+    overlap_meant,
+    revoked_everywhere,
+    shown_reference,
+)
+from app.cli.options import COMMON, Common
+from app.cli.output import moment, say, show_json
+from app.cli.people import actor, find_key
+from app.cli.place import environment, load, open_database
+
+if TYPE_CHECKING:
+    from domain.tenants import Rotation
+
+
+async def rotate(
+    key: str, /, *, overlap: str = "24h", expires: str | None = None, common: Common = COMMON
+) -> None:
+    """Replace a key by a new one with the same rights, and let the old one end.
+
+    The new key has the name, networks, limits, grants and policies of the old one, and its expiry unless --expires
+    gives it another. It alone goes to standard output, so that a script can take it.
+
+    Example: `neuronetz-gateway keys rotate nng_4fT9xQ2b --overlap 7d`
+
+    Parameters
+    ----------
+    key
+        Prefix of the key to replace (`nng_` and eight characters, as `keys list` shows it), or its id.
+    overlap
+        How long the old key still works, but never longer than it would have: 7d, 24h, 30m; 0 revokes it at once.
+    expires
+        Last day the new key works, or the moment it ends: 2027-06-30, 2027-06-30T12:00, or never. Default: as
+        the old key.
+    """
+    from msgspec import UNSET
+
+    from app.cli.settings import KeyMintingSettings
+    from domain.keys import PepperRing
+    from domain.tenants import ControlError
+
+    reference = shown_reference(key)
+    overlapping = overlap_meant(overlap)
+    expires_at = UNSET if expires is None else expiry_meant(expires)
+    settings = load(KeyMintingSettings, environment(common))
+    peppers = PepperRing.parse(settings.key_pepper.get_secret_value())
+    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+        found = await find_key(work, reference, common)
+        try:
+            rotation = await found.siblings.rotate(
+                reference, peppers=peppers, overlap=overlapping, expires_at=expires_at
+            )
+        except ControlError as refusal:
+            raise CommandFailed(sentence(refusal)) from None
+    new, old = rotation.issued, rotation.replaced
+    if common.json:
+        show_json(
+            {
+                "key": new.minted.reveal(),
+                "summary": key_line(new.summary, found.tenant),
+                "replaced": key_line(old, found.tenant),
+            }
+        )
+        return
+    say(f"Key {new.summary.prefix} ({new.summary.name}) replaces {old.prefix}. It is not shown again.")
+    print(new.minted.reveal(), flush=True)
+    say(*_ends(rotation, common))
+
+
+async def set_(
+    key: str,
+    /,
+    *,
+    name: str | None = None,
+    expires: str | None = None,
+    network: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    wait: bool = False,
+    common: Common = COMMON,
+) -> int:
+    """Change a key's name, expiry or networks, and leave the rest.
+
+    It holds everywhere within 2 seconds, and streams of callers who could not start them any more are cut.
+
+    Example: `neuronetz-gateway keys set nng_4fT9xQ2b --expires 2027-06-30 --network 10.0.0.0/8`
+
+    Parameters
+    ----------
+    key
+        Its prefix (`nng_` and eight characters, as `keys list` shows it) or its id.
+    name
+        What it is for.
+    expires
+        Last day it works, which counts whole, or the moment it ends: 2027-06-30, 2027-06-30T12:00 (UTC unless
+        it says otherwise), or never.
+    network
+        Only callers from there may use it, such as 10.0.0.0/8, in place of those before; may be repeated.
+        `anywhere` lifts the restriction.
+    wait
+        Return when every running process has confirmed that it acts upon it; exit with 1 and name those that have
+        not after 5 seconds.
+    """
+    from msgspec import UNSET
+
+    from db.settings import DatabaseSettings
+    from domain.tenants import ControlError, KeyChange
+
+    if name is None and expires is None and not network:
+        raise InputRefused("Say what to change: --name, --expires or --network.")
+    change = KeyChange(
+        name=UNSET if name is None else name_meant(name),
+        expires_at=UNSET if expires is None else expiry_meant(expires),
+        allowed_networks=networks_meant(network) if network else UNSET,
+    )
+    reference = shown_reference(key)
+    environ = environment(common)
+    settings = load(DatabaseSettings, environ)
+    redis_url = redis_to_ask(environ, wait=wait)
+    async with open_database(settings) as database:
+        async with database.unit_of_work(actor()) as work:
+            found = await find_key(work, reference, common)
+            try:
+                after = await found.siblings.change(reference, change)
+            except ControlError as refusal:
+                raise CommandFailed(sentence(refusal)) from None
+        waited = await wait_if_asked(database, redis_url)
+    before, now = key_line(found.summary, found.tenant), key_line(after, found.tenant)
+    if common.json:
+        show_json({"key": now, "changed": before != now} | waited.fields)
+        return waited.code
+    if before == now:
+        print(f"Key {now.prefix} was like this before; nothing changed.")
+    else:
+        print(f"Key {now.prefix}: {', '.join(_differences(before, now))}.")
+    waited.show()
+    return waited.code
+
+
+def _differences(before: KeyLine, now: KeyLine) -> list[str]:
+    """Return what is different now, in words."""
+    told = []
+    if before.name != now.name:
+        told.append(f"its name is now {now.name!r}")
+    if before.expires_at != now.expires_at:
+        ends = f"it ends at {moment(now.expires_at)} UTC" if now.expires_at else "it never ends by itself"
+        told.append(ends)
+    if before.allowed_networks != now.allowed_networks:
+        told.append(f"it works from {', '.join(now.allowed_networks) or ANYWHERE}")
+    return told
+
+
+def _ends(rotation: "Rotation", common: Common) -> list[str]:
+    """Return when the two keys of a rotation end, in sentences."""
+    from domain.tenants import KeyStatus
+
+    new, old = rotation.issued.summary, rotation.replaced
+    if old.status is KeyStatus.REVOKED:
+        told = [f"Key {old.prefix} is revoked. {revoked_everywhere()}"]
+    else:
+        told = [f"Key {old.prefix} works until {moment(old.expires_at)} UTC."]
+    if new.expires_at is not None:
+        told.append(f"The new key ends at {moment(new.expires_at)} UTC.")
+        if old.expires_at is not None and new.expires_at <= old.expires_at:
+            longer = common.command(f"keys set {new.prefix} --expires DATE")
+            told.append(f"That is no later than the old one; `{longer}` gives it longer.")
+    return told

@@ -1,0 +1,58 @@
+"""`tenants show`: all there is to know about one tenant."""
+
+from typing import TYPE_CHECKING
+
+from app.cli.key_lines import key_line, key_table
+from app.cli.limits import limits_of, limits_table
+from app.cli.models import models_of, models_table
+from app.cli.options import COMMON, Common
+from app.cli.output import moment, show_json, show_table
+from app.cli.people import actor, find_tenant
+from app.cli.place import environment, load, open_database
+
+if TYPE_CHECKING:
+    from domain.tenants import Tenant
+
+
+async def show(tenant: str, /, *, common: Common = COMMON) -> None:
+    """Show a tenant: its state, limits and grants, and its keys with their last use.
+
+    Example: `neuronetz-gateway tenants show research`
+
+    Parameters
+    ----------
+    tenant
+        Its slug.
+    """
+    from db.settings import DatabaseSettings
+
+    settings = load(DatabaseSettings, environment(common))
+    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
+        owner = await find_tenant(work, tenant, common)
+        limits = await limits_of(work, owner)
+        models = await models_of(work, owner)
+        keys = [key_line(key, owner.slug) for key in await work.keys(owner.id).list()]
+    if common.json:
+        show_json({"tenant": owner, "limits": limits.limits, "grants": models.grants, "keys": keys})
+        return
+    print(_described(owner), end="\n\n")
+    show_table(limits_table([limits]))
+    for table, nothing in (
+        (
+            models_table([models]),
+            f"It may use no model yet: {common.command(f'models allow MODEL --tenant {tenant}')}",
+        ),
+        (key_table(keys), f"It has no key yet: {common.command(f'keys create NAME --tenant {tenant}')}"),
+    ):
+        print()
+        if table.rows:
+            show_table(table)
+        else:
+            print(nothing)
+
+
+def _described(tenant: "Tenant") -> str:
+    return (
+        f"Tenant {tenant.slug} ({tenant.name}) is {tenant.status.value}. Created {moment(tenant.created_at)} UTC,"
+        f" its days begin by the clocks of {tenant.time_zone}."
+    )
