@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from app.cli import catalogue, keys, limits, models, policies, tenants, usage_group
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
@@ -52,6 +52,10 @@ def run(words: Sequence[str] | None = None) -> int:
             words, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"
         )
         sys.stdout.flush()
+    except UnusedCliTokensError as refusal:
+        left = " ".join(refusal.unused_tokens or ())
+        say(f"neuronetz-gateway: {left!r} means nothing here; --help shows what does.")
+        return BAD_INPUT
     except CycloptsError as refusal:
         say(f"neuronetz-gateway: {refusal}")
         return BAD_INPUT

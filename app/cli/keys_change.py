@@ -31,8 +31,8 @@ async def rotate(
 ) -> None:
     """Replace a key by a new one with the same rights, and let the old one end.
 
-    The new key has the name, networks, limits, grants and policies of the old one, and its expiry unless --expires
-    gives it another. It alone goes to standard output, so that a script can take it.
+    It has the name, networks, limits, grants and policies of the old one, and its expiry unless --expires gives it
+    another. The new key alone goes to standard output, so that a script can take it.
 
     Example: `neuronetz-gateway keys rotate nng_4fT9xQ2b --overlap 7d`
 

@@ -154,5 +154,7 @@ def _differences(before: "Tenant", after: "Tenant") -> list[str]:
     if before.time_zone != after.time_zone:
         told.append(f"its days and months begin by the clocks of {after.time_zone}")
     if before.allow_all_models != after.allow_all_models:
-        told.append("it may use all models" if after.allow_all_models else "it may use what it was granted")
+        told.append(
+            "it may use all models" if after.allow_all_models else "it may use only what it was granted"
+        )
     return told

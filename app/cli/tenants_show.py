@@ -1,5 +1,6 @@
 """`tenants show`: all there is to know about one tenant."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from app.cli.key_lines import key_line, key_table
@@ -35,24 +36,27 @@ async def show(tenant: str, /, *, common: Common = COMMON) -> None:
     if common.json:
         show_json({"tenant": owner, "limits": limits.limits, "grants": models.grants, "keys": keys})
         return
-    print(_described(owner), end="\n\n")
+    print(*_described(owner, common), sep="\n", end="\n\n")
     show_table(limits_table([limits]))
-    for table, nothing in (
-        (
-            models_table([models]),
-            f"It may use no model yet: {common.command(f'models allow MODEL --tenant {tenant}')}",
-        ),
-        (key_table(keys), f"It has no key yet: {common.command(f'keys create NAME --tenant {tenant}')}"),
+    grant, create = f"models allow MODEL --tenant {tenant}", f"keys create NAME --tenant {tenant}"
+    for table, nothing, remedy in (
+        (models_table([models]), "It may use no model yet:", grant),
+        (key_table(keys), "It has no key yet:", create),
     ):
         print()
         if table.rows:
             show_table(table)
         else:
-            print(nothing)
+            print(nothing, f"  {common.command(remedy)}", sep="\n")
 
 
-def _described(tenant: "Tenant") -> str:
-    return (
+def _described(tenant: "Tenant", common: Common) -> Iterator[str]:
+    from domain.tenants import TenantStatus
+
+    yield (
         f"Tenant {tenant.slug} ({tenant.name}) is {tenant.status.value}. Created {moment(tenant.created_at)} UTC,"
         f" its days begin by the clocks of {tenant.time_zone}."
     )
+    if tenant.status is TenantStatus.SUSPENDED:
+        activate = common.command(f"tenants activate {tenant.slug}")
+        yield f"All its keys are refused; `{activate}` lets it back in."

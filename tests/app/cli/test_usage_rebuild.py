@@ -76,8 +76,14 @@ async def test_a_span_without_usage_says_so(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     "words", [(), ("--since", "soon"), ("--since", "2031-06-01", "--until", "2031-05-01"), ("--by", "model")]
 )
-async def test_bad_input_exits_with_2(cli: CommandLine, words: tuple[str, ...]) -> None:
-    outcome = await cli("usage", "rebuild", *words)
+async def test_bad_input_exits_with_2(bare: CommandLine, words: tuple[str, ...]) -> None:
+    outcome = await bare("usage", "rebuild", *words)
 
     assert outcome.code == 2
     assert outcome.refusal
+
+
+async def test_a_word_that_is_no_command_is_named(bare: CommandLine) -> None:
+    outcome = await bare("usage", "rebild")
+
+    assert (outcome.code, outcome.refusal) == (2, "'rebild' means nothing here; --help shows what does.")
