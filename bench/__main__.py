@@ -17,7 +17,7 @@ import uvloop
 from bench import targets
 from bench.measure import QUICK, SECTIONS, Backends, Bench, Scale
 from bench.processes import Cores, split_cores
-from bench.report import BEFORE, SUBJECT, Results, as_json, as_table, this_machine
+from bench.report import BEFORE, LIMITED, SUBJECT, Results, as_json, as_table, this_machine
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -57,9 +57,10 @@ def start(
     if "granian" in wanted:
         found.append(running.enter_context(targets.floor(cores)))
     if against is not None:
-        found.append(running.enter_context(targets.gateway(BEFORE, against.resolve(), backend, cores)))
+        found += running.enter_context(targets.gateway(BEFORE, against.resolve(), backend, cores))
     if SUBJECT in wanted:
-        found.append(running.enter_context(targets.gateway(SUBJECT, REPOSITORY, backend, cores)))
+        limited = LIMITED if LIMITED in wanted else None
+        found += running.enter_context(targets.gateway(SUBJECT, REPOSITORY, backend, cores, limited=limited))
     return backend, found
 
 
@@ -91,7 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="also measure the gateway of another checkout"
     )
-    names = ("direct", "nginx", "granian", SUBJECT)
+    names = ("direct", "nginx", "granian", SUBJECT, LIMITED)
     parser.add_argument("--targets", type=Words(names), default=names, help=f"some of {','.join(names)}")
     sections = tuple(SECTIONS)
     parser.add_argument(

@@ -13,9 +13,11 @@ import msgspec
 from bench.load import Counts
 
 SUBJECT = "gateway"
+LIMITED = "limited"
+"""The same gateway, asked by a tenant and a key that have every limit."""
 BEFORE = "before"
-REFERENCES = ("nginx", BEFORE)
-"""What the gateway's figures are divided by, round by round, where it was measured."""
+RATIOS = ((SUBJECT, "nginx"), (SUBJECT, BEFORE), (LIMITED, "nginx"), (LIMITED, SUBJECT))
+"""Whose figures are divided by whose, round by round, where both were measured."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -45,13 +47,13 @@ class Measure:
             return None
         return Summary(statistics.median(rounds), min(rounds), max(rounds), tuple(rounds))
 
-    def ratio(self, reference: str) -> Summary | None:
-        """Return the gateway's rounds divided by the same rounds of another target."""
+    def ratio(self, subject: str, reference: str) -> Summary | None:
+        """Return the rounds of one target divided by the same rounds of another."""
         ratios = Measure("")
-        for ours, theirs in zip(self.rounds.get(SUBJECT, ()), self.rounds.get(reference, ()), strict=False):
+        for ours, theirs in zip(self.rounds.get(subject, ()), self.rounds.get(reference, ()), strict=False):
             if theirs > 0:
-                ratios.add(SUBJECT, ours / theirs)
-        return ratios.summary(SUBJECT)
+                ratios.add(subject, ours / theirs)
+        return ratios.summary(subject)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -116,7 +118,9 @@ def as_json(results: Results, targets: Sequence[str]) -> bytes:
         "measures": {
             measure.name: {
                 "targets": {name: measure.summary(name) for name in targets},
-                "ratios": {name: measure.ratio(name) for name in _references(targets)},
+                "ratios": {
+                    f"{ours} / {theirs}": measure.ratio(ours, theirs) for ours, theirs in _ratios(targets)
+                },
             }
             for measure in results.measures.values()
         },
@@ -126,13 +130,13 @@ def as_json(results: Results, targets: Sequence[str]) -> bytes:
 
 def as_table(results: Results, targets: Sequence[str]) -> str:
     """Return a table for people: medians, with the lowest and the highest round behind them."""
-    references = _references(targets)
-    rows = [["", *targets, *(f"{SUBJECT} / {name}" for name in references)]]
+    ratios = _ratios(targets)
+    rows = [["", *targets, *(f"{ours} / {theirs}" for ours, theirs in ratios)]]
     rows += [
         [
             measure.name,
             *(_cell(measure.summary(name)) for name in targets),
-            *(_cell(measure.ratio(name)) for name in references),
+            *(_cell(measure.ratio(ours, theirs)) for ours, theirs in ratios),
         ]
         for measure in results.measures.values()
     ]
@@ -147,8 +151,8 @@ def _failures(failed: Counter[str]) -> str:
     return " ".join([str(failed.total()), *(f"{kind}:{count}" for kind, count in failed.most_common())])
 
 
-def _references(targets: Sequence[str]) -> list[str]:
-    return [name for name in REFERENCES if name in targets and SUBJECT in targets]
+def _ratios(targets: Sequence[str]) -> list[tuple[str, str]]:
+    return [(ours, theirs) for ours, theirs in RATIOS if ours in targets and theirs in targets]
 
 
 def _cell(summary: Summary | None) -> str:

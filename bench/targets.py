@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import socket
+import subprocess  # nosec B404
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.embedded.process import children_of
@@ -19,6 +20,13 @@ MODEL = "llama3.2"
 _CONNECT_WITHIN_S = 10.0
 _PAUSE_S = 0.02
 _REPOSITORY = Path(__file__).parents[1]
+_WIDE = {
+    "requests-per-minute": 100_000_000,
+    "tokens-per-minute": 100_000_000,
+    "concurrency": 100_000,
+    "tokens-per-day": 10**14,
+    "tokens-per-month": 10**15,
+}
 
 _NGINX = """
 {user}
@@ -116,8 +124,14 @@ def nginx(program: str, backend: Target, cores: Cores) -> Iterator[Target]:
 
 
 @contextmanager
-def gateway(name: str, checkout: Path, backend: Target, cores: Cores) -> Iterator[Target]:
-    """Run everything as in production: app, worker, Postgres, Valkey. The app's processes are the target."""
+def gateway(
+    name: str, checkout: Path, backend: Target, cores: Cores, *, limited: str | None = None
+) -> Iterator[list[Target]]:
+    """Run everything as in production: app, worker, Postgres, Valkey. The app's processes are the target.
+
+    With a name for `limited` there is a second target of that name: the same processes, asked by a tenant and a key
+    that both have every limit, wide ones.
+    """
     address = f"http://127.0.0.1:{backend.port}"
     ours = {
         "PYTHONPATH": str(checkout),
@@ -134,7 +148,27 @@ def gateway(name: str, checkout: Path, backend: Target, cores: Cores) -> Iterato
             pids = tuple(ready["pids"]["app"])
             for pid in pids:
                 pin(pid, cores.target)
-            yield Target(name, int(ready["url"].rpartition(":")[2]), pids, key=ready["tenant_key"])
+            free = Target(name, int(ready["url"].rpartition(":")[2]), pids, key=ready["tenant_key"])
+            found = [free]
+            if limited is not None:
+                found.append(replace(free, name=limited, key=_limited_key(limited, state, checkout, environ)))
+            yield found
+
+
+def _limited_key(slug: str, state: str, checkout: Path, environ: dict[str, str]) -> str:
+    """Make a tenant and a key with every limit, and return the key."""
+
+    def run(*words: str) -> str:
+        command = (sys.executable, "-P", "-m", "app", *words, "--state-dir", state)
+        done = subprocess.run(command, env=environ, cwd=checkout, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    run("tenants", "create", slug, "--all-models")
+    key = run("keys", "create", "bench", "--tenant", slug)
+    wide = [word for name, limit in _WIDE.items() for word in (f"--{name}", str(limit))]
+    run("limits", "set", "--tenant", slug, *wide)
+    run("limits", "set", "--tenant", slug, "--key", key[: len("nng_") + 8], *wide)
+    return key
 
 
 def _neutral_environment() -> dict[str, str]:

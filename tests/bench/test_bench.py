@@ -17,7 +17,9 @@ MOMENTS = Scale(
 def test_every_measurement_has_a_figure_of_the_gateway_and_no_failed_answer() -> None:
     results = Results(this_machine())
     with ExitStack() as running:
-        backend, compared = start(running, split_cores(), ("direct", "nginx", "granian", "gateway"), None)
+        backend, compared = start(
+            running, split_cores(), ("direct", "nginx", "granian", "gateway", "limited"), None
+        )
         asyncio.run(
             measure(compared, backend=backend, sections=tuple(SECTIONS), scale=MOMENTS, results=results)
         )
@@ -25,6 +27,7 @@ def test_every_measurement_has_a_figure_of_the_gateway_and_no_failed_answer() ->
 
     assert results.failures == 0
     assert results.measures
-    assert [name for name, found in results.measures.items() if not found.summary("gateway")] == []
+    for subject in ("gateway", "limited"):
+        assert [name for name, found in results.measures.items() if not found.summary(subject)] == []
     assert set(results.measures) == set(json.loads(as_json(results, names))["measures"])
     assert all(name in as_table(results, names) for name in results.measures)
