@@ -66,7 +66,10 @@ class Settlements:
         """
         known = self._pending.get(request_id)
         if known is None:
-            self._add(request_id, _Pending(tenant_id, None, tokens, is_owed=is_owed))
+            pending = _Pending(tenant_id, None, tokens, is_owed=is_owed)
+            if self._pending or not self._told(request_id, pending):
+                # Behind all that waits: what began comes before what ended.
+                self._add(request_id, pending)
         elif known.tokens is None:
             # Redis never heard that it began: it is told both at once.
             self._add(request_id, _Pending(tenant_id, known.held, tokens, is_owed=False))
@@ -93,6 +96,18 @@ class Settlements:
                 if not (await self._some() and await self._forget_doubtful()):
                     return False
         return True
+
+    def _told(self, request_id: RequestId, each: _Pending) -> bool:
+        """Tell Redis at once, without waiting for it; return False if it is away. What it does not answer waits."""
+
+        def answered(found: bool | None) -> None:  # noqa: FBT001 - the answer of Redis
+            if found is None:
+                self._add(request_id, each)
+            elif not found and each.is_owed:
+                self._doubtful.add(each.tenant_id)
+                self._waiting.set()
+
+        return self._store.settle_soon(each.tenant_id, request_id, each.tokens or 0, on_answer=answered)
 
     def _add(self, request_id: RequestId, pending: _Pending) -> None:
         self._pending[request_id] = pending

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import struct
 import time
+from collections.abc import Callable
 from typing import Final, cast
 
 import msgspec
@@ -132,6 +133,34 @@ class LimitStore:
             _SCRIPT, (tenant_prefix(tenant_id),), "settle", request_id.bytes, max(tokens, 0)
         )
         return answer == 1
+
+    def settle_soon(
+        self,
+        tenant_id: TenantId,
+        request_id: RequestId,
+        tokens: int,
+        *,
+        on_answer: Callable[[bool | None], None],
+    ) -> bool:
+        """Do the same without waiting; return False if there is no connection and nothing was done.
+
+        `on_answer` is told what `settle` would have returned, None if Redis did not answer: then it is to be
+        settled again.
+        """
+
+        def told(done: "asyncio.Future[object]") -> None:
+            failed = done.cancelled() or done.exception() is not None
+            answer = None if failed else done.result()
+            on_answer(answer == 1 if isinstance(answer, int) else None)
+
+        return self.redis.run_soon(
+            _SCRIPT,
+            (tenant_prefix(tenant_id),),
+            "settle",
+            request_id.bytes,
+            max(tokens, 0),
+            on_answer=told,
+        )
 
     async def forget(self, tenant_id: TenantId) -> None:
         """Have the next `take` of a tenant find its counters unknown, so that they are made anew."""

@@ -21,6 +21,8 @@ _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 # A loop that was busy elsewhere runs its timers before it reads: an answer may be waiting in the socket.
 _GRACE_S: Final = 0.002
+_LAZY_S: Final = 0.001
+"""What a command that nobody waits for may wait for company."""
 
 _Argument = str | int | float | bytes
 _Waiting = tuple["asyncio.Future[object]", float]
@@ -90,6 +92,25 @@ class MultiplexedRedis:
         except NoScriptError:
             return await self.call("EVAL", script.source, len(keys), *keys, *args)
 
+    def run_soon(
+        self,
+        script: RedisScript,
+        keys: tuple[_Argument, ...],
+        *args: _Argument,
+        on_answer: Callable[["asyncio.Future[object]"], None],
+    ) -> bool:
+        """Run a script that nobody waits for; return False if there is no connection and nothing was done.
+
+        It leaves with the next command that somebody waits for, or a moment later by itself. `on_answer` gets the
+        answer's future, which may hold a failure, or an error of Redis as its value.
+        """
+        link = self._link
+        if link is None or link.broken:
+            return False
+        command = _packed(("EVALSHA", script.sha, len(keys), *keys, *args))
+        link.ask(command, lazily=True).add_done_callback(on_answer)
+        return True
+
     def send_on(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> None:
         """Run a known script behind all that was sent before, without waiting; lost if the connection is."""
         if self._link is not None and not self._link.broken:
@@ -151,10 +172,14 @@ class _Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._waiting: deque[_Waiting] = deque()
         self._watch: asyncio.TimerHandle | None = None
+        self._flushing = False
         self._warned: asyncio.Future[object] | None = None
 
-    def ask(self, command: bytes) -> "asyncio.Future[object]":
-        """Return where the answer will be. Abandoning it is fine: its answer is passed over."""
+    def ask(self, command: bytes, *, lazily: bool = False) -> "asyncio.Future[object]":
+        """Return where the answer will be. Abandoning it is fine: its answer is passed over.
+
+        Commands leave in the order in which they were asked, all that wait at once; `lazily` lets them wait longer.
+        """
         future: asyncio.Future[object] = self._loop.create_future()
         if self.broken:
             future.set_exception(RedisAway("the connection to Redis broke"))
@@ -163,7 +188,11 @@ class _Link(asyncio.Protocol):
         self._waiting.append((future, now + self._timeout_s))
         if self._watch is None:
             self._watch = self._loop.call_at(now + self._timeout_s, self._look)
-        if not self._unsent:
+        if lazily:
+            if not self._unsent:
+                self._loop.call_later(_LAZY_S, self._flush)
+        elif not self._flushing:
+            self._flushing = True
             self._loop.call_soon(self._flush)
         self._unsent.append(command)
         return future
@@ -201,7 +230,8 @@ class _Link(asyncio.Protocol):
                 future.set_exception(RedisAway(f"the connection to Redis broke: {why}"))
 
     def _flush(self) -> None:
-        if not self.broken and self._transport is not None:
+        self._flushing = False
+        if not self.broken and self._transport is not None and self._unsent:
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
