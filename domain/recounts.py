@@ -27,7 +27,7 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Level(msgspec.Struct, frozen=True):
-    """How much of a minute's limit is used up: requests or tokens that have not drained yet.
+    """How much of a limit is used up: of a minute's, requests or tokens that have not drained yet.
 
     `key_id` None stands for the tenant as a whole.
     """
@@ -70,13 +70,16 @@ class Recount(msgspec.Struct, frozen=True):
 
 
 def level_of(state: LimitState, *, key_id: KeyId, seen_s: float) -> Level | None:
-    """Return what is left of a rate that stood like this so many seconds ago; None if it is no rate, or empty.
+    """Return what was used up of a limit that stood like this so many seconds ago; None if nobody knows.
 
-    A bucket drains its whole limit in a minute, so the time until it is whole again tells how full it is.
+    A bucket drains its whole limit in a minute, so the time until it is whole again tells how full it is. A quota stays
+    spent until its period ends. What runs at once may have ended since.
     """
-    if state.kind not in RATES:
-        return None
-    used = state.limit * (state.reset_s - seen_s) / MINUTE_S
+    used = 0.0
+    if state.kind in RATES:
+        used = state.limit * (state.reset_s - seen_s) / MINUTE_S
+    elif state.kind is not LimitKind.CONCURRENCY and seen_s < state.reset_s:
+        used = float(state.limit - state.remaining)
     return (
         Level(state.kind, None if state.scope == "tenant" else key_id, state.limit, used)
         if used > 0
@@ -140,7 +143,9 @@ def recount(
             for held in each.running
             if held.ask.request_id not in settled
         ),
-        levels=_highest(level for each in declarations.values() for level in each.levels),
+        levels=_highest(
+            level for each in declarations.values() for level in each.levels if level.kind in RATES
+        ),
     )
 
 

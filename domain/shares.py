@@ -6,7 +6,7 @@ their names, which every process knows.
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 import msgspec
@@ -111,15 +111,17 @@ class ShareBook:
         self.month = month
         self._shares = shares
         self._meters: dict[tuple[LimitKind, KeyId | None], Meter] = {}
-        self._levels = {(level.kind, level.key_id): level.used / shares.processes for level in known.levels}
+        self._levels = {(level.kind, level.key_id): level.used for level in known.levels}
         self.began = now
         self._running: Counter[KeyId | None] = Counter()
         self._own: Counter[tuple[LimitKind, KeyId | None]] = Counter()
+        self._known: Counter[tuple[LimitKind, KeyId | None]] = Counter()
         for held in known.running:
             self._running.update((None, held.ask.key_id))
             self._spend(held.ask.key_id, held.ask.tokens, held.at)
         for charge in known.ended:
             self._spend(charge.key_id, charge.tokens, charge.at)
+        self._known.update(self._own)
 
     def standing(
         self,
@@ -156,6 +158,9 @@ class ShareBook:
         spent, own = ledger.get((kind, key_id), 0), self._own[kind, key_id]
         ends_s = max(1, (self.day if kind is LimitKind.TOKENS_PER_DAY else self.month)[1] - at)
         left = self._shares.share(limit - spent) - own
+        if (seen := self._levels.get((kind, key_id))) is not None:
+            # What Redis said last knows of the others, and of all that this process held then.
+            left = min(left, self._shares.share(limit - ceil(seen)) - (own - self._known[kind, key_id]))
         admits = ask.tokens <= left
         is_spent = spent + own + ask.tokens > limit
         wait_s = 0.0 if admits else float(ends_s) if is_spent else inf
@@ -185,7 +190,7 @@ class ShareBook:
         share = self._shares.share(limit)
         meter = self._meters.get((kind, key_id))
         if meter is None:
-            used = self._levels.get((kind, key_id), 0.0)
+            used = self._levels.get((kind, key_id), 0.0) / self._shares.processes
             meter = self._meters[kind, key_id] = Meter(share, used=used, now=self.began)
         elif meter.share != share:
             # Somebody changed the limit.

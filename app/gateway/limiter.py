@@ -4,15 +4,17 @@ Redis decides (`db/redis/limits.py`). Where it lost its memory the counters are 
 and while it cannot be asked this process's share of every limit has to do (`app/gateway/shares.py`).
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.exceptions import RedisError
 
 from app.gateway.holdings import Holdings, tokens_of
 from app.gateway.live_processes import LiveProcesses
+from app.gateway.patience import Patience
 from app.gateway.recounts import NotRecounted, ReadsLedger, Recounts
 from app.gateway.settlements import Settlements
 from app.gateway.shares import OutageShares
@@ -27,6 +29,14 @@ from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 
 MAX_TRIES: Final = 4
+ASK_AGAIN_S: Final = 0.01
+
+
+class _Silence(NamedTuple):
+    """Redis decided nothing: why, and whether it may hold the reservation nevertheless."""
+
+    reason: str
+    may_hold: bool
 
 
 class Limiter:
@@ -59,6 +69,7 @@ class Limiter:
     ) -> None:
         self._store = store
         self._processes = processes
+        self._patience = Patience(timeout_s=store.redis.timeout_s)
         self._settlements = Settlements(store, recounts)
         self._holdings = Holdings(unconfirmed=unconfirmed, late=self._settlements.late)
         declare = self._holdings.declare
@@ -104,19 +115,14 @@ class Limiter:
             await self._leave_untracked(tenant_id, principal.key_id)
             return ()
         ask = _ask(principal, tenant_id, request_id, tokens, self._now_s())
-        is_uncertain = False
-        try:
-            return await self._exactly(ask, principal)
-        except NotRecounted as missing:
-            reason = missing.reason
-        except RedisError as exc:
-            reason = "redis_unreachable"
-            is_uncertain = not isinstance(exc, RedisUnreached)
+        answer = await self._asked(ask, principal)
+        if not isinstance(answer, _Silence):
+            return answer
         at = int(self._now_s())
         try:
-            states = await self._shares.take(ask, at, reason=reason)
+            states = await self._shares.take(ask, at, reason=answer.reason)
         except BaseException:
-            if is_uncertain:
+            if answer.may_hold:
                 # Redis may have made the reservation although nobody heard of it.
                 self._settlements.settle(tenant_id, request_id, 0, is_owed=False)
             raise
@@ -125,8 +131,24 @@ class Limiter:
         self._settlements.hold(held)
         return states
 
-    async def _exactly(self, ask: Ask, principal: Principal) -> tuple[LimitState, ...]:
-        """Ask Redis.
+    async def _asked(self, ask: Ask, principal: Principal) -> "tuple[LimitState, ...] | _Silence":
+        """Ask Redis, again as long as its silence may be a moment's; return that it decides nothing if so."""
+        may_hold = False
+        while True:
+            asked_at = time.monotonic()
+            try:
+                return await self._exactly(ask, principal, again=may_hold)
+            except NotRecounted as missing:
+                return _Silence(missing.reason, may_hold)
+            except RedisError as exc:
+                # Redis may have made the reservation although nobody heard of it.
+                may_hold = may_hold or not isinstance(exc, RedisUnreached)
+                if self._patience.is_over(exc, asked_at=asked_at):
+                    return _Silence("redis_unreachable", may_hold)
+                await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _exactly(self, ask: Ask, principal: Principal, *, again: bool) -> tuple[LimitState, ...]:
+        """Ask Redis once.
 
         Raises
         ------
@@ -139,7 +161,7 @@ class Limiter:
         await self._reconcile(ask.tenant_id)
         for _ in range(MAX_TRIES):
             try:
-                answer = await self._store.take(ask)
+                answer = await self._store.take(ask, again=again)
             except OutsidePeriods as outside:
                 ask = _ask(principal, ask.tenant_id, ask.request_id, ask.tokens, outside.now_s)
                 continue
@@ -160,6 +182,7 @@ class Limiter:
             await self._store.forget(tenant_id)
 
     def _decided(self, ask: Ask, states: Sequence[LimitState]) -> None:
+        self._patience.answered()
         self._holdings.saw(ask.tenant_id, ask.key_id, states)
         self._shares.over(ask.tenant_id)
 

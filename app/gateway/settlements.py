@@ -49,6 +49,9 @@ class Settlements:
         self._pending: dict[RequestId, _Pending] = {}
         self._doubtful: set[TenantId] = set()
         self._failing = False
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
         self._waiting = asyncio.Event()
         self._handing_over = asyncio.Lock()
 
@@ -92,6 +95,7 @@ class Settlements:
     async def hand_over(self) -> bool:
         """Hand everything over that waits; return False if Redis did not take all of it."""
         async with self._handing_over:
+            await self._all_answered.wait()
             while self._pending or self._doubtful:
                 if not (await self._some() and await self._forget_doubtful()):
                     return False
@@ -101,13 +105,20 @@ class Settlements:
         """Tell Redis at once, without waiting for it; return False if it is away. What it does not answer waits."""
 
         def answered(found: bool | None) -> None:  # noqa: FBT001 - the answer of Redis
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._all_answered.set()
             if found is None:
                 self._add(request_id, each)
             elif not found and each.is_owed:
                 self._doubtful.add(each.tenant_id)
                 self._waiting.set()
 
-        return self._store.settle_soon(each.tenant_id, request_id, each.tokens or 0, on_answer=answered)
+        if not self._store.settle_soon(each.tenant_id, request_id, each.tokens or 0, on_answer=answered):
+            return False
+        self._unanswered += 1
+        self._all_answered.clear()
+        return True
 
     def _add(self, request_id: RequestId, pending: _Pending) -> None:
         self._pending[request_id] = pending

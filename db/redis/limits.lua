@@ -41,16 +41,18 @@ local function quota_state(period, start, ends, scope, limit, tokens)
   return {admits = tokens <= left, wait_ms = wait_ms, left, wait_ms, left - tokens, wait_ms}
 end
 
--- Answers {'admitted' or 'refused', now_s, place of the limit that opens last or 0, its wait in ms, then what
--- remains and the reset in ms of each limit}, or {'unknown', now_s}, or {'periods', now_s} if now is in none of
--- the periods.
+-- Answers {'admitted' or 'refused', now, place of the limit that opens last or 0, its wait in ms, then what remains
+-- and the reset in ms of each limit}, or {'unknown', now}, or {'periods', now} if now is in none of the periods, or
+-- {'late', now} if whoever asked does not wait any more.
 local function take(request, process, key, numbers)
-  if not has_epoch() then return {'unknown', now_s} end
-  local n = {struct.unpack('<ddddddddddddddddddd', numbers)}
+  local n = {struct.unpack('<ddddddddddddddddddddd', numbers)}
+  if now > n[20] then return {'late', now} end
+  if not has_epoch() then return {'unknown', now} end
+  if n[21] == 1 then settle(request, 0) end
   local tokens = n[1]
   local day, day_end = period_of_now(n[2], n[3], n[4], n[5])
   local month, month_end = period_of_now(n[6], n[7], n[8], n[9])
-  if not day or not month then return {'periods', now_s} end
+  if not day or not month then return {'periods', now} end
 
   local states = {}
   local function judge(scope, rpm, tpm, running, per_day, per_month)
@@ -63,7 +65,7 @@ local function take(request, process, key, numbers)
   judge('t', unpack(n, 10, 14))
   judge(key, unpack(n, 15, 19))
 
-  local answer = {'admitted', now_s, 0, 0}
+  local answer = {'admitted', now, 0, 0}
   for place, state in ipairs(states) do
     if not state.admits and (answer[3] == 0 or state.wait_ms > answer[4]) then
       answer[1], answer[3], answer[4] = 'refused', place, state.wait_ms

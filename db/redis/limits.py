@@ -14,15 +14,17 @@ from typing import Final, cast
 import msgspec
 
 from db.redis.limit_script import limit_script, tenant_prefix
-from db.redis.multiplex import MultiplexedRedis
+from db.redis.multiplex import MultiplexedRedis, RedisAway
 from domain.limits import Admitted, Ask, LimitKind, Limits, LimitState, Refused, Unknown
 from domain.values import RequestId, TenantId
 
 _SCRIPT: Final = limit_script("limits.lua")
 _KINDS: Final = tuple(LimitKind)
 _HEADER: Final = 4
+_SECOND_US: Final = 1_000_000
+_TRIES: Final = 3
 
-_pack = struct.Struct("<19d").pack
+_pack = struct.Struct("<21d").pack
 
 
 class OutsidePeriods(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -36,7 +38,8 @@ class OutsidePeriods(Exception):  # noqa: N818 - a state of the world, not a mis
 class LimitStore:
     """What requests ask. Every method raises `RedisError`, of which `RedisAway` is one, when Redis cannot answer.
 
-    After a `take` that raised, the reservation may exist nevertheless: settle the request in any case.
+    After a `take` that raised, the reservation may exist nevertheless: settle the request in any case. It will not
+    be made any later.
 
     Parameters
     ----------
@@ -45,30 +48,51 @@ class LimitStore:
     process_id
         Under which the process reports that it lives (`RevocationNews`). When it stops doing so, its
         reservations are given back.
+    now
+        Monotonic seconds, by which Redis's time is reckoned between two answers.
     """
 
-    def __init__(self, redis: MultiplexedRedis, *, process_id: str) -> None:
+    def __init__(
+        self, redis: MultiplexedRedis, *, process_id: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.redis: Final = redis
         self._process_id = process_id
-        self._seen: tuple[int, float] | None = None
+        self._now = now
+        self._ahead_s: float | None = None
 
     @property
     def now_s(self) -> float | None:
         """Redis's Unix time, reckoned from what `take` saw last; None before the first answer."""
-        if self._seen is None:
-            return None
-        seen_s, at = self._seen
-        return seen_s + time.monotonic() - at
+        return None if self._ahead_s is None else self._now() + self._ahead_s
 
-    async def take(self, ask: Ask) -> Admitted | Refused | Unknown:
+    async def take(self, ask: Ask, *, again: bool = False) -> Admitted | Refused | Unknown:
         """Reserve what a request asks for, if all limits of its tenant and its key admit it.
+
+        Parameters
+        ----------
+        again
+            The same request has asked before and heard nothing: what it may hold is given back first.
 
         Raises
         ------
         OutsidePeriods
             The ask was built from a time too far from Redis's.
         """
+        if self._ahead_s is None:
+            seconds, microseconds = cast("list[bytes]", await self.redis.call("TIME"))
+            self._saw(int(seconds) * _SECOND_US + int(microseconds))
+        for _ in range(_TRIES):
+            answer = await self._take(ask, again=again)
+            if answer[0] != b"late":
+                return self._decision(answer, ask.tenant_limits, ask.key_limits)
+            # Its clock has jumped, or this process was held up: ask again by the time it told.
+            self._saw(cast("int", answer[1]))
+        raise RedisAway("Redis answers too late")
+
+    async def _take(self, ask: Ask, *, again: bool) -> list[bytes | int]:
         tenant, key, day, month = ask.tenant_limits, ask.key_limits, ask.day, ask.month
+        # Redis acts upon nothing that comes to its turn when nobody waits for it any more: it would be held for ever.
+        until_us = (self._now() + (self._ahead_s or 0.0) + self.redis.timeout_s) * _SECOND_US
         numbers = _pack(
             ask.tokens,
             day.previous,
@@ -81,6 +105,8 @@ class LimitStore:
             month.end,
             *_numbers(tenant),
             *_numbers(key),
+            until_us,
+            again,
         )
         try:
             answer = await self.redis.run(
@@ -96,13 +122,17 @@ class LimitStore:
             # The reservation was made or is under way, and its owner is gone.
             self.redis.send_on(_SCRIPT, (tenant_prefix(ask.tenant_id),), "settle", ask.request_id.bytes, 0)
             raise
-        return self._decision(cast("list[bytes | int]", answer), tenant, key)
+        return cast("list[bytes | int]", answer)
+
+    def _saw(self, now_us: int) -> None:
+        self._ahead_s = now_us / _SECOND_US - self._now()
 
     def _decision(
         self, answer: list[bytes | int], tenant: Limits, key: Limits
     ) -> Admitted | Refused | Unknown:
-        verdict, now_s = answer[0], cast("int", answer[1])
-        self._seen = now_s, time.monotonic()
+        verdict, now_us = answer[0], cast("int", answer[1])
+        self._saw(now_us)
+        now_s = now_us // _SECOND_US
         if verdict == b"unknown":
             return Unknown()
         if verdict == b"periods":

@@ -36,6 +36,10 @@ class RedisUnreached(RedisAway):
     """There was no connection: the command was never sent."""
 
 
+class RedisRefused(RedisUnreached):
+    """Nobody listens where Redis should be."""
+
+
 class RedisScript:
     """A script that is sent by its digest."""
 
@@ -61,7 +65,7 @@ class MultiplexedRedis:
 
     def __init__(self, url: SecretStr, *, timeout_s: float) -> None:
         self._url = url
-        self._timeout_s = timeout_s
+        self.timeout_s: Final = timeout_s
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
         self._pause_s = 0.0
@@ -142,8 +146,11 @@ class MultiplexedRedis:
 
     async def _connect(self) -> "_Link":
         try:
-            async with asyncio.timeout(self._timeout_s):
-                self._link = await _opened(self._url, timeout_s=self._timeout_s, on_silence=self._pause)
+            async with asyncio.timeout(self.timeout_s):
+                self._link = await _opened(self._url, timeout_s=self.timeout_s, on_silence=self._pause)
+        except (ConnectionRefusedError, FileNotFoundError) as exc:
+            self._pause()
+            raise RedisRefused("nobody listens there") from exc
         except (OSError, TimeoutError, ResponseError, RedisAway) as exc:
             self._pause()
             raise RedisUnreached(f"Redis is out of reach ({type(exc).__name__})") from exc

@@ -2,6 +2,8 @@
 
 from uuid import uuid4
 
+import pytest
+
 from domain.limits import Ask, Held, LimitKind, Limits, LimitState, PeriodBounds
 from domain.recounts import Charge, Declaration, Level, declared, level_of, recount
 from domain.values import KeyId, RequestId, TenantId
@@ -107,7 +109,22 @@ def test_a_rate_drains_while_nobody_looks() -> None:
     assert level_of(state, key_id=ONE, seen_s=31) is None
 
 
-def test_what_is_no_rate_has_no_level() -> None:
+@pytest.mark.parametrize(("seen_s", "used"), [(0, 70), (99, 70), (100, None)])
+def test_a_quota_stays_spent_until_its_period_ends(seen_s: float, used: int | None) -> None:
+    state = LimitState(LimitKind.TOKENS_PER_DAY, "tenant", 100, 30, 100.0)
+    found = level_of(state, key_id=ONE, seen_s=seen_s)
+
+    assert (found and found.used) == used
+
+
+def test_of_quotas_the_ledger_is_believed() -> None:
+    level = Level(LimitKind.TOKENS_PER_DAY, None, 100, 70)
+    found = recount({"a": Declaration(levels=(level,))}, ledger=EMPTY, day=DAY, month=MONTH)
+
+    assert found.levels == ()
+
+
+def test_what_runs_at_once_has_no_level() -> None:
     assert level_of(LimitState(LimitKind.CONCURRENCY, "key", 6, 3, 1.0), key_id=ONE, seen_s=0) is None
 
 

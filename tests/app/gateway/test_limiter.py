@@ -5,16 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
 from app.gateway.limiter import AdoptedRecords
+from db.redis.limits import LimitStore
+from db.redis.multiplex import RedisAway
 from db.tasks import end
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
 from domain.values import Principal, RequestId
 from tests.support.limiters import EACH, NOWHERE, Limiters, Process, record_of
+from tests.support.limits import Customer
 from tests.support.principals import principal
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
@@ -255,6 +259,40 @@ async def test_a_reservation_nobody_heard_of_and_nobody_wants_is_given_back(
     assert await alone.left(who) == A_DAY
 
 
+async def test_a_reservation_that_nobody_waits_for_any_more_is_not_made(
+    outage: Limiters, alone: Process, own_valkey: StoppableValkey
+) -> None:
+    who = limited()
+    await alone.take(who)
+    store = LimitStore(alone.redis, process_id="late")
+    ask = Customer(tenant=who.tenant_limits).ask(100)
+    ask = msgspec.structs.replace(ask, tenant_id=who.tenant_id)
+    await store.take(ask)
+    await store.settle(ask.tenant_id, ask.request_id, 0)
+    with own_valkey.silent(), pytest.raises(RedisAway):
+        await store.take(ask)
+    open_key = f"nng:{{t:{who.tenant_id}}}:open"
+    for _ in range(5):
+        # The server reads what stood in its sockets before it takes new ones.
+        assert not await outage.patient.hexists(open_key, ask.request_id.bytes)
+
+
+async def test_a_moment_of_silence_is_waited_for(
+    outage: Limiters, alone: Process, own_valkey: StoppableValkey
+) -> None:
+    who = limited()
+    await alone.take(who)
+    reads = outage.reads
+    with own_valkey.silent():
+        asking = asyncio.create_task(alone.take(who, 100))
+        # Longer than one answer may take, and less than silence may last.
+        await asyncio.sleep(1.5 * outage.timeout_s)
+    await asking
+
+    assert not alone.limiter.shared_tenants
+    assert outage.reads == reads
+
+
 async def test_a_process_that_never_saw_redis_grants_nothing(engine: AsyncEngine) -> None:
     async with Limiters(engine, NOWHERE) as world:
         process = Process(world, "a")
@@ -262,6 +300,7 @@ async def test_a_process_that_never_saw_redis_grants_nothing(engine: AsyncEngine
             await process.take(limited())
 
         assert await process.limiter.settle_waiting()
+        await process.stop()
 
 
 async def test_a_settlement_cut_short_is_repeated(alone: Process, own_valkey: StoppableValkey) -> None:

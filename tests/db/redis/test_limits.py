@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from db.redis.limit_recounts import LimitLeases
 from db.redis.limits import LimitStore, OutsidePeriods
 from db.redis.multiplex import MultiplexedRedis
-from domain.limits import LimitKind, Limits, PeriodBounds, Refused, Spent, Unknown
+from domain.limits import Admitted, LimitKind, Limits, PeriodBounds, Refused, Spent, Unknown
 from domain.values import KeyId
+from tests.support.clock import Clock
 from tests.support.limits import (
     DAY_S,
     Customer,
@@ -256,6 +257,27 @@ async def test_a_canceled_ask_holds_nothing(store: LimitStore) -> None:
         await asking
 
     await admitted(store, one.ask())
+
+
+async def test_who_asks_again_holds_no_more_than_once(store: LimitStore) -> None:
+    one = await customer(store, tenant=Limits(concurrency=5, tokens_per_day=100))
+    ask = one.ask(50)
+    await admitted(store, ask)
+    answer = await store.take(ask, again=True)
+
+    assert isinstance(answer, Admitted)
+    assert list((await remaining(store, one)).values()) == [4, 50]
+
+
+async def test_clocks_that_part_refuse_nobody(store: LimitStore, redis: MultiplexedRedis) -> None:
+    one = await customer(store, tenant=Limits(concurrency=2))
+    clock = Clock()
+    parting = LimitStore(redis, process_id="parting", now=clock)
+    await admitted(parting, one.ask())
+    clock.at -= 1000
+
+    await admitted(parting, one.ask())
+    await refused(parting, one.ask())
 
 
 async def test_nothing_but_sums_is_left_when_all_is_settled(
