@@ -3,16 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from domain.limits import LimitKind
-from domain.tenants import Actor
 from tests.support.asking import (
     MODEL,
     NATIVE_STREAM,
@@ -23,13 +20,13 @@ from tests.support.asking import (
     ask,
     is_refusal,
 )
-from tests.support.gateway import Gateway, Key
+from tests.support.gateway import Gateway
 from tests.support.leaving_client import leaving_client
+from tests.support.limited import LARGE, Limited, reserved_by, running_limited, tokens_left
 from tests.support.ollama import SimulatedOllama
 from tests.support.servers import Databases, RedisDatabases
 
 TOO_MANY: Final = httpx.codes.TOO_MANY_REQUESTS
-LARGE: Final = 1_000_000
 WITHIN_S: Final = 10.0
 GIVEN_BACK_S: Final = 15.0
 SLOWLY_MS: Final = 300
@@ -43,18 +40,12 @@ async def instance(
     valkey: RedisDatabases,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Gateway]:
-    async with AsyncExitStack() as stack:
-        backend = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=40)
-        stack.push_async_callback(backend.stop)
-        directory: Path = tmp_path_factory.mktemp("limits")
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey.claim(),
-            backends=[backend],
-            directory=directory,
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+    async with running_limited(
+        database_url=postgres.create(template=migrated_template),
+        redis_url=valkey.claim(),
+        directory=tmp_path_factory.mktemp("limits"),
+        backend=SimulatedOllama.start(models=f"{MODEL}:latest", tokens=40),
+    ) as gateway:
         yield gateway
 
 
@@ -70,34 +61,6 @@ async def backend(instance: Gateway) -> SimulatedOllama:
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as stack:
         yield stack
-
-
-class Limited:
-    """Makes tenants with limits, set before their first request."""
-
-    def __init__(self, gateway: Gateway, stack: AsyncExitStack) -> None:
-        self.gateway = gateway
-        self._stack = stack
-
-    async def key(self, **limits: int) -> Key:
-        """Return the key of a new tenant with these limits."""
-        key = await self.gateway.tenant()
-        await self.set(key, limits)
-        return key
-
-    async def set(self, key: Key, limits: Mapping[str, int], *, of_key: bool = False) -> None:
-        """Limit the key's tenant, or the key."""
-        changes = {LimitKind(name): limit for name, limit in limits.items()}
-        async with self.gateway.database.unit_of_work(Actor("test")) as work:
-            await work.limits(key.tenant_id).set(changes, key=str(key.key_id) if of_key else None)
-
-    async def client(self, key: Key) -> httpx.AsyncClient:
-        """Return a client that presents a key."""
-        return await self._stack.enter_async_context(self.gateway.client(key))
-
-    async def new(self, **limits: int) -> httpx.AsyncClient:
-        """Return a client of a new tenant with these limits."""
-        return await self.client(await self.key(**limits))
 
 
 @pytest.fixture
@@ -121,13 +84,9 @@ async def served(client: httpx.AsyncClient, *, within_s: float = WITHIN_S) -> ht
     return reply
 
 
-def tokens_left(reply: httpx.Response) -> int:
-    return int(reply.headers["x-ratelimit-remaining-tokens"])
-
-
 async def reservation(limited: Limited) -> int:
     """Return what a request of this module reserves."""
-    return LARGE - tokens_left(await ask(await limited.new(tokens_per_day=LARGE), **ASKED))
+    return reserved_by(await ask(await limited.new(tokens_per_day=LARGE), **ASKED))
 
 
 # -- what is refused, and how
@@ -238,7 +197,7 @@ async def test_what_was_not_used_comes_back(limited: Limited) -> None:
     first = await ask(client, **ASKED)
     row = await limited.gateway.row(first)
     second = await ask(client, **ASKED)
-    reserved = LARGE - tokens_left(first)
+    reserved = reserved_by(first)
 
     assert row.tokens_in + row.tokens_out < reserved
     assert tokens_left(second) == LARGE - (row.tokens_in + row.tokens_out) - reserved
