@@ -37,9 +37,9 @@ class Prompt(msgspec.Struct, frozen=True):
 
     `chars` and `images` are what its texts (tools as JSON included) and images make up. `text_bytes` is never
     below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
-    byte for each token of a `context`. `messages` are the pieces a template wraps, `texts` what the model
-    reads one by one, each within its own context: a batch of embeddings has many. `is_empty` means there is
-    nothing to answer: natively that loads the model.
+    byte for each of the `context_tokens` a `context` holds. `messages` are the pieces a template wraps, `texts`
+    what the model reads one by one, each within its own context: a batch of embeddings has many. `is_empty`
+    means there is nothing to answer: natively that loads the model.
     """
 
     chars: int
@@ -48,6 +48,7 @@ class Prompt(msgspec.Struct, frozen=True):
     text_bytes: int
     messages: int = 1
     texts: int = 1
+    context_tokens: int = 0
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -285,12 +286,15 @@ def _measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
     for name in spec.prompt_fields:
         extent.add_text(_text(values, name))
     context = values.get("context") if "context" in spec.policed else None
-    text_bytes = (
-        extent.text_bytes + _schema_bytes(strict) + (len(context) if isinstance(context, list) else 0)
-    )
+    context_tokens = len(context) if isinstance(context, list) else 0
     images = values.get("images") if "images" in spec.forwarded else None
-    count = len(images) if isinstance(images, list) else 0
-    return Prompt(extent.chars, count, is_empty=not values.get("prompt"), text_bytes=text_bytes)
+    return Prompt(
+        extent.chars,
+        len(images) if isinstance(images, list) else 0,
+        is_empty=not values.get("prompt"),
+        text_bytes=extent.text_bytes + _schema_bytes(strict) + context_tokens,
+        context_tokens=context_tokens,
+    )
 
 
 def _measure_inputs(inputs: object) -> Prompt:
@@ -333,11 +337,11 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
                 _measure_nested(key, value, extent)
                 if go_fold(key) == "tool_calls":
                     # Templates write calls as JSON: names and numbers are text as well.
-                    text_bytes += len(msgspec.json.encode(value))
+                    text_bytes += _json_bytes(msgspec.json.encode(value))
     if "tools" in strict.raw:
-        tools = len(memoryview(strict.raw["tools"]))
-        chars += tools
-        text_bytes += tools
+        tools = bytes(strict.raw["tools"])
+        chars += len(tools)
+        text_bytes += _json_bytes(tools)
     return Prompt(
         chars + extent.chars,
         extent.images,
@@ -349,7 +353,12 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
 
 def _schema_bytes(strict: StrictObject) -> int:
     """Return the size of the schema an answer is to follow: some templates put it into the prompt."""
-    return sum(len(memoryview(strict.raw[name])) for name in _SCHEMA_FIELDS if name in strict.raw)
+    return sum(_json_bytes(bytes(strict.raw[name])) for name in _SCHEMA_FIELDS if name in strict.raw)
+
+
+def _json_bytes(text: bytes) -> int:
+    """Return how long JSON is in a prompt, where Go has written it: `<`, `>` and `&` as six bytes each."""
+    return len(text) + 5 * (text.count(b"<") + text.count(b">") + text.count(b"&"))
 
 
 def _measure_nested(key: str, value: object, extent: _Extent) -> None:

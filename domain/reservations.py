@@ -1,6 +1,7 @@
 """How many tokens a request reserves at its admission: never fewer than it can come to.
 
-What it really used is settled at its end, and the difference goes back.
+What it really used is settled at its end, and the difference goes back. Where no backend says what the prompt
+was, `probable` does.
 """
 
 import msgspec
@@ -10,6 +11,9 @@ from domain.requests import Prompt
 
 TOKENS_PER_MESSAGE = 32
 """What a template may put round one message: roles, separators, a turn's beginning and end."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of ordinary text, roughly."""
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -36,6 +40,18 @@ def estimate(prompt: Prompt, *, context_length: int | None, image_tokens: int) -
         What one image counts.
     """
     text = prompt.text_bytes + TOKENS_PER_MESSAGE * prompt.messages
+    if context_length is not None:
+        text = min(text, context_length * prompt.texts)
+    return text + image_tokens * prompt.images
+
+
+def probable(prompt: Prompt, *, context_length: int | None, image_tokens: int) -> int:
+    """Return the tokens a prompt is charged for that no backend reported, never more than `estimate` reserves.
+
+    Whoever leaves just before the report must not get images, or the tokens of a `context`, for nothing.
+    Parameters are those of `estimate`.
+    """
+    text = prompt.chars // CHARACTERS_PER_TOKEN + prompt.context_tokens
     if context_length is not None:
         text = min(text, context_length * prompt.texts)
     return text + image_tokens * prompt.images

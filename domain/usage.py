@@ -24,7 +24,7 @@ class Admission(msgspec.Struct, frozen=True):
     """The facts known when a request is let in; they never change afterwards.
 
     `period` is the first day (UTC) of the month of admission: the partition of the usage table.
-    `prompt_tokens_estimate` is characters / 4, charged when no backend ever reports a count.
+    `prompt_tokens_estimate` is charged when no backend ever reports a count (`domain.reservations.probable`).
     """
 
     request_id: RequestId

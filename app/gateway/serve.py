@@ -35,14 +35,13 @@ from domain.errors import (
 from domain.model_names import CanonicalName
 from domain.ollama import unload_answer
 from domain.requests import ParsedRequest, Policed, parse_request, rebuild
-from domain.reservations import reserve
+from domain.reservations import probable, reserve
 from domain.route import Candidate
 from domain.routes import RouteSpec
 from domain.streams import stream_error
 from domain.usage import Admission, UsageOutcome
 from domain.values import Principal, TenantId
 
-CHARACTERS_PER_TOKEN = 4
 _GOODBYES = {
     CutReason.DRAINING: "the gateway is restarting; send the request again",
     CutReason.REVOKED: "the key is no longer valid",
@@ -207,7 +206,11 @@ def admit(call: Call, request: ParsedRequest, grant: Grant, gateway: Gateway) ->
         api_family=request.spec.family,
         route=request.spec.path,
         started_at=now,
-        prompt_tokens_estimate=request.prompt.chars // CHARACTERS_PER_TOKEN,
+        prompt_tokens_estimate=probable(
+            request.prompt,
+            context_length=gateway.catalogue.index.context_length(grant.name.display),
+            image_tokens=gateway.image_tokens,
+        ),
         client_request_id=call.client_request_id,
     )
     try:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from domain.errors import PromptTooLarge
 from domain.requests import Prompt, parse_request
-from domain.reservations import TOKENS_PER_MESSAGE, Reservation, estimate, reserve
+from domain.reservations import TOKENS_PER_MESSAGE, Reservation, estimate, probable, reserve
 from domain.routes import inference_routes
 
 ROUTES = inference_routes()
@@ -42,6 +42,10 @@ def measured(path: str, **fields: object) -> tuple[int, int, int]:
         ("/api/chat", {"messages": [{"content": "1"}], "format": "json"}, (1 + 6, 1, 1)),
         ("/api/chat", {"messages": [{"tool_calls": [{"f": {"ab": 123}}]}]}, (18, 1, 1)),
         ("/api/chat", {"messages": [{"Tool_Calls": [{"f": {"ab": 123}}]}]}, (18, 1, 1)),
+        # Go writes some characters of JSON as six: \u003c, \u003e and \u0026.
+        ("/api/chat", {"messages": [], "tools": [{"a": "<>&"}]}, (13 + 3 * 5, 0, 1)),
+        ("/api/chat", {"messages": [{"tool_calls": [{"f": "<"}]}]}, (1 + 11 + 5, 1, 1)),
+        ("/api/generate", {"prompt": "<", "format": {"a": "&"}}, (1 + 9 + 5, 1, 1)),
         ("/api/chat", {"messages": []}, (0, 0, 1)),
         (
             "/v1/chat/completions",
@@ -89,6 +93,48 @@ def test_a_prompt_counts_its_bytes_or_its_whole_context(
     read: Prompt, context_length: int | None, tokens: int
 ) -> None:
     assert estimate(read, context_length=context_length, image_tokens=IMAGE) == tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "context_length", "tokens"),
+    [
+        ("/api/generate", {"prompt": "x" * 40}, None, 10),
+        ("/api/generate", {"prompt": "x" * 40}, 9, 9),
+        ("/api/generate", {"prompt": "x" * 40, "images": ["AAAA", "AAAA"]}, 9, 9 + 2 * IMAGE),
+        ("/api/generate", {"prompt": "x" * 40, "context": [1, 2, 3]}, None, 10 + 3),
+        ("/api/chat", {"messages": [{"content": "x" * 40, "images": ["AAAA"]}]}, None, 10 + IMAGE),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+            None,
+            IMAGE,
+        ),
+        ("/api/embed", {"input": ["x" * 40, "x" * 40]}, 9, 18),
+    ],
+)
+def test_a_prompt_that_nobody_reported_is_charged_by_its_text_images_and_context(
+    path: str, fields: dict[str, object], context_length: int | None, tokens: int
+) -> None:
+    body = json.dumps({"model": "m", **fields}).encode()
+    read = parse_request(ROUTES[path], body).prompt
+
+    assert probable(read, context_length=context_length, image_tokens=IMAGE) == tokens
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"])),
+    context=st.lists(st.integers(0, 10**5), max_size=50),
+    images=st.integers(0, 5),
+    context_length=st.none() | st.integers(1, 100),
+)
+def test_what_a_prompt_is_charged_unreported_was_reserved(
+    text: str, context: list[int], images: int, context_length: int | None
+) -> None:
+    fields = {"model": "m", "prompt": text, "context": context, "images": ["AAAA"] * images}
+    read = parse_request(ROUTES["/api/generate"], json.dumps(fields).encode()).prompt
+    charged = probable(read, context_length=context_length, image_tokens=IMAGE)
+
+    assert charged <= estimate(read, context_length=context_length, image_tokens=IMAGE)
 
 
 @pytest.mark.parametrize(
