@@ -310,9 +310,7 @@ async def test_loading_a_model_costs_no_tokens_but_counts_as_a_request(
     assert (row.tokens_in, row.tokens_out) == (0, 0)
 
 
-async def test_a_blank_prompt_is_no_answer_for_free(
-    limited: Limited, backend: SimulatedOllama
-) -> None:
+async def test_a_blank_prompt_is_no_answer_for_free(limited: Limited, backend: SimulatedOllama) -> None:
     client = await limited.new(tokens_per_day=LARGE)
     reply = await client.post("/api/generate", json={**PROMPT, "prompt": " ", "stream": False})
     row = await limited.gateway.row(reply)
