@@ -157,11 +157,16 @@ def main() -> int:
         prog="python -m bench.race", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each race ({ROUNDS})")
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "--redis-timeout-ms", metavar="MS", help="instead of the default, which a starved machine exceeds"
+    )
+    options = parser.parse_args()
+    timeout_ms, rounds = options.redis_timeout_ms, options.rounds
+    settings = {} if timeout_ms is None else {"GATEWAY_REDIS_TIMEOUT_MS": timeout_ms}
     with tempfile.TemporaryDirectory(prefix="nng-bench-") as directory:
         Path(directory).chmod(0o755)
         before = os.getloadavg()[0]
-        with gateway(Path(directory)) as (ports, environ):
+        with gateway(Path(directory), settings) as (ports, environ):
             outcomes = uvloop.run(measure(ports, environ, rounds=rounds, callers=CALLERS))
     print(file=sys.stderr)
     print(f"{PROCESSES} processes, {len(CORES)} cores, load average before {before:.1f}")

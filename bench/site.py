@@ -80,8 +80,13 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def gateway(directory: Path) -> Iterator[tuple[list[int], Mapping[str, str]]]:
-    """Run `up` with its one app process, and further ones beside it; give their ports and settings."""
+def gateway(
+    directory: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[list[int], Mapping[str, str]]]:
+    """Run `up` with its one app process, and further ones beside it; give their ports and settings.
+
+    `settings` are further environment variables.
+    """
     with ExitStack() as stack:
         backends = [
             {"name": name, "base_url": stack.enter_context(_simulator(directory, name, model, *words))}
@@ -90,13 +95,14 @@ def gateway(directory: Path) -> Iterator[tuple[list[int], Mapping[str, str]]]:
                 ("slow", SLOW, ("--token-interval-ms", "25", "--tokens", "100000")),
             )
         ]
-        ours = {"OLLAMA_BACKENDS": json.dumps(backends), "GATEWAY_WORKERS": "1"}
+        ours = {"OLLAMA_BACKENDS": json.dumps(backends), "GATEWAY_WORKERS": "1", **(settings or {})}
         state = directory / "state"
         words = ("app", "up", "--json", "--port", "0", "--state-dir", str(state))
         ready = stack.enter_context(_program(directory, "up", words, neutral_environment(os.environ) | ours))
-        environ = running_environment(state)
-        if environ is None:
+        found = running_environment(state)
+        if found is None:
             raise RuntimeError("the gateway has gone")
+        environ = {**found, **(settings or {})}
         ports = [int(json.loads(ready)["url"].rpartition(":")[2])]
         ports += [
             stack.enter_context(_further_app(directory, number, environ)) for number in range(1, PROCESSES)
