@@ -113,7 +113,15 @@ class PepperSettings(EnvSettings):
     ]
 
 
-class RelaySettings(SharedSettings, PepperSettings):
+class JournalSettings(EnvSettings):
+    """Where the app processes of this machine keep their journals."""
+
+    journal_dir: Annotated[
+        Path, AfterValidator(_check_directory), Field(validation_alias="GATEWAY_JOURNAL_DIR")
+    ]
+
+
+class RelaySettings(SharedSettings, PepperSettings, JournalSettings):
     """What a request may cost on its way to a backend and into the ledger."""
 
     redis_timeout_ms: Annotated[int, Field(validation_alias="GATEWAY_REDIS_TIMEOUT_MS", ge=1, le=60_000)] = 50
@@ -136,9 +144,6 @@ class RelaySettings(SharedSettings, PepperSettings):
         int, Field(validation_alias="GATEWAY_DEFAULT_OUTPUT_CAP_TOKENS", ge=1, le=10_000_000)
     ] = 4096
     image_tokens: Annotated[int, Field(validation_alias="GATEWAY_IMAGE_TOKENS", ge=0, le=10_000_000)] = 4096
-    journal_dir: Annotated[
-        Path, AfterValidator(_check_directory), Field(validation_alias="GATEWAY_JOURNAL_DIR")
-    ]
     journal_bytes: Annotated[
         int, Field(validation_alias="GATEWAY_JOURNAL_BYTES", ge=_MIB, le=65_536 * _MIB)
     ] = 64 * _MIB
@@ -184,9 +189,13 @@ def load_app_settings(environ: Mapping[str, str]) -> AppSettings:
     SettingsError
         A value is missing, wrong or contradicts another.
     """
-    with_defaults = {"GATEWAY_JOURNAL_DIR": str(default_state_dir(environ) / "journal")}
-    with_defaults.update({name: value for name, value in environ.items() if value.strip()})
-    return load_settings(AppSettings, with_defaults)
+    return load_settings(AppSettings, with_journal_dir(environ))
+
+
+def with_journal_dir(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are set, and where journals are kept unless they say so."""
+    set_ones = {name: value for name, value in environ.items() if value.strip()}
+    return {"GATEWAY_JOURNAL_DIR": str(default_state_dir(environ) / "journal"), **set_ones}
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -22,6 +22,7 @@ from db.limits import LimitLevels
 from db.policies import Policies
 from db.revocations import RevocationHistory
 from db.tenants import Tenants
+from db.usage_repairs import UsageRepairs
 from domain.tenants import Actor
 from domain.values import TenantId
 
@@ -81,6 +82,7 @@ class UnitOfWork:
         self.audit = AuditLog(session, actor)
         self.tenants = Tenants(session, self.audit)
         self.revocations = RevocationHistory(session)
+        self.usage_repairs = UsageRepairs(session, self.audit)
 
     def keys(self, tenant_id: TenantId | None) -> Keys:
         """Return the keys of one tenant, or the admin keys for None."""

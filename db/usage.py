@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.usage_report import read_report, read_spent
 from domain.usage import UsageOutcome, UsageRecord
@@ -22,6 +23,8 @@ _COLUMNS: Final = """
 """
 _NAMES: Final = tuple(column.split()[0] for column in _COLUMNS.split(","))
 _KEY_NAMES: Final = ("period", "request_id")
+_DATA_EXCEPTION: Final = "22"
+_CONSTRAINT_VIOLATION: Final = "23"
 
 # One parameter for the whole batch: the driver encodes one text instead of thousands of values, and
 # attempted_backends keeps its own length per row. The WHERE is what makes a repeated batch harmless.
@@ -47,15 +50,10 @@ class UsageRows:
         Safe to repeat: a row that is there stays as it is, except that `lost` gives way to a settled ending,
         within the batch as well. Months without a partition get one.
         """
-        settled = _one_ending_each(records)
-        if not settled:
+        if not records:
             return 0
-        rows = msgspec.json.encode([_row(record) for record in settled]).decode()
-        months = sorted({record.admission.period for record in settled})
         async with self._engine.begin() as connection:
-            await connection.execute(_MAKE_MONTHS, {"months": months})
-            written = await connection.execute(_INSERT, {"rows": rows})
-        return int(written.rowcount)
+            return await write_records(connection, records)
 
     async def make_months(self, months: Iterable[date]) -> None:
         """Make the partitions of these months where they are missing."""
@@ -92,6 +90,21 @@ class UsageRows:
             Requests that do not count, whether they are in the ledger or not.
         """
         return await read_spent(self._engine, tenant_id, since=since, without=without)
+
+
+async def write_records(connection: AsyncConnection, records: Sequence[UsageRecord]) -> int:
+    """Write at least one record within the connection's transaction, as `insert_batch` does."""
+    settled = _one_ending_each(records)
+    rows = msgspec.json.encode([_row(record) for record in settled]).decode()
+    months = sorted({record.admission.period for record in settled})
+    await connection.execute(_MAKE_MONTHS, {"months": months})
+    return int((await connection.execute(_INSERT, {"rows": rows})).rowcount)
+
+
+def blames_a_value(exc: DBAPIError) -> bool:
+    """Whether the database refused what a record says, which no repetition will change."""
+    state = getattr(exc.orig, "sqlstate", None) or ""
+    return state[:2] in {_DATA_EXCEPTION, _CONSTRAINT_VIOLATION}
 
 
 def _one_ending_each(records: Iterable[UsageRecord]) -> list[UsageRecord]:

@@ -72,8 +72,8 @@ async def read_report(
     tenant_id
         Whose requests; None means everybody's, which is for operators.
     """
-    async with _snapshot(engine) as connection:
-        found = await _sums(connection, group_by, since=since, until=until, tenant_id=tenant_id)
+    async with snapshot(engine) as connection:
+        found = await sums_of(connection, group_by, since=since, until=until, tenant_id=tenant_id)
     *lines, total = (_line(row) for row in found)
     return UsageReport(tuple(lines), total)
 
@@ -97,11 +97,11 @@ async def read_spent(
         Requests that do not count, whether the ledger has them or not.
     """
     spent: dict[datetime, dict[KeyId, int]] = {}
-    async with _snapshot(engine) as connection:
+    async with snapshot(engine) as connection:
         for moment in set(since):
             # An end well beyond now: app processes may stamp admissions with clocks that are ahead of anybody's.
             until = moment + _LONGEST_PERIOD
-            found = await _sums(connection, UsageGroup.KEY, since=moment, until=until, tenant_id=tenant_id)
+            found = await sums_of(connection, UsageGroup.KEY, since=moment, until=until, tenant_id=tenant_id)
             by_key = {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
             if without:
                 values = {"since": moment, "until": until, "tenant_id": tenant_id, "ids": list(without)}
@@ -113,7 +113,7 @@ async def read_spent(
 
 
 @asynccontextmanager
-async def _snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Open one snapshot: an hour that is summed between two questions must not count twice or not at all."""
     snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     async with snapshots.connect() as connection:
@@ -121,7 +121,7 @@ async def _snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         yield connection
 
 
-async def _sums(
+async def sums_of(
     connection: AsyncConnection,
     group_by: UsageGroup,
     *,

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.usage_sums import KEYS, KEYS_OF_ROWS, SUMS, SUMS_OF_ROWS, SUMS_OF_SUMS
 from domain.usage_spans import first_of_month
@@ -104,14 +104,19 @@ class UsageRollUps:
 
         This is how sums are rebuilt. Hours of dropped months are left out: nothing could be made anew.
         """
-        values = {"since": since, "until": until, **_periods(since, until)}
         async with self._engine.begin() as connection:
-            return int((await connection.execute(_MARK, values)).rowcount)
+            return await mark_hours(connection, since, until)
 
     async def pruned(self, since: datetime, until: datetime) -> tuple[date, ...]:
         """Return the months of a span whose rows were dropped, oldest first: their sums are all there is."""
         async with self._engine.connect() as connection:
             return tuple((await connection.execute(_PRUNED, _periods(since, until))).scalars())
+
+
+async def mark_hours(connection: AsyncConnection, since: datetime, until: datetime) -> int:
+    """Mark the hours of a span within the connection's transaction, as `UsageRollUps.mark` does."""
+    values = {"since": since, "until": until, **_periods(since, until)}
+    return int((await connection.execute(_MARK, values)).rowcount)
 
 
 def _periods(since: datetime, until: datetime) -> dict[str, date]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from app.settings import PepperSettings
+from app.settings import JournalSettings, PepperSettings
 from db.settings import DatabaseSettings, MirrorSettings, RedisSettings
 from domain.first_key import FirstKey
 
@@ -33,3 +33,7 @@ class MigrateSettings(DatabaseSettings):
 
 class RestoreFenceSettings(DatabaseSettings, RedisSettings, MirrorSettings):
     """What `restore-fence` reads."""
+
+
+class ReconcileSettings(DatabaseSettings, RedisSettings, JournalSettings):
+    """What `usage reconcile` reads."""

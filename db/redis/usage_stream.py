@@ -9,7 +9,7 @@ a holder that lost a reply just asks again (appending is idempotent), and a batc
 whatever reason, is missing from the hash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, cast
 
@@ -207,7 +207,7 @@ class HolderStream:
         return {
             batch: _STATES_BY_MARK.get(mark, BatchState.WAITING)
             for field, mark in zip(fields[::2], fields[1::2], strict=True)
-            if (batch := _parse_range(field)) is not None
+            if (batch := parse_range(field)) is not None
         }
 
 
@@ -230,7 +230,7 @@ class AccountingStream:
             found = await self._redis.xrange(STREAM, count=count)
         except (RedisError, OSError) as exc:
             raise UsageStreamUnavailable(type(exc).__name__) from exc
-        return [_parse_entry(entry_id, fields) for entry_id, fields in cast("list[Any]", found)]
+        return [parse_entry(entry_id, fields) for entry_id, fields in cast("list[Any]", found)]
 
     async def finish(self, entry: StreamEntry) -> None:
         """Publish that a batch's rows are committed and take it out of the stream, in one step. Repeatable.
@@ -294,24 +294,29 @@ async def read_backlog(redis: Redis) -> Backlog:
 
 def pack_array(records: Sequence[bytes]) -> bytes:
     """Return a msgpack array of values that are encoded already."""
-    count = len(records)
-    head = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")  # noqa: PLR2004
-    return head + b"".join(records)
+    return array_head(len(records)) + b"".join(records)
+
+
+def array_head(count: int) -> bytes:
+    """Return what stands before `count` encoded values to make them a msgpack array."""
+    return bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")  # noqa: PLR2004
 
 
 _STATES_BY_MARK: Final = {b"done": BatchState.DONE, b"dead": BatchState.DEAD}
 
 
-def _parse_range(text: bytes) -> BatchRange | None:
+def parse_range(text: bytes) -> BatchRange | None:
+    """Return the range that these bytes name, None if they name none."""
     first, dash, last = text.partition(b"-")
     if not (dash and first.isdigit() and last.isdigit()) or int(first) > int(last):
         return None
     return BatchRange(first=int(first), last=int(last))
 
 
-def _parse_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
+def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamEntry:
+    """Return an entry of the stream, whoever wrote it."""
     holding = fields.get(b"holding", b"").decode("ascii", "replace")
-    batch = _parse_range(fields.get(b"range", b""))
+    batch = parse_range(fields.get(b"range", b""))
     written_by_holder = holding.isascii() and holding != "" and batch is not None
     return StreamEntry(
         id=entry_id,

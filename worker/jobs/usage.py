@@ -9,12 +9,11 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from db.redis.usage_stream import AccountingStream, StreamEntry, pack_array
+from db.usage import blames_a_value
 from domain.usage import UsageRecord
 
 READ_ENTRIES: Final = 16
 WRITE_RECORDS: Final = 2048  # one statement writes these in about a fifth of its time limit
-_DATA_EXCEPTION: Final = "22"
-_CONSTRAINT_VIOLATION: Final = "23"
 
 Insert = Callable[[Sequence[UsageRecord]], Awaitable[int]]
 
@@ -115,7 +114,7 @@ async def _insert_all(records: Sequence[UsageRecord], insert: Insert) -> tuple[i
     try:
         return await insert(records), set()
     except DBAPIError as exc:
-        if not _blames_a_value(exc):
+        if not blames_a_value(exc):
             raise
     if len(records) == 1:
         return 0, set(records)
@@ -123,12 +122,6 @@ async def _insert_all(records: Sequence[UsageRecord], insert: Insert) -> tuple[i
     first_rows, first_refused = await _insert_all(records[:half], insert)
     rest_rows, rest_refused = await _insert_all(records[half:], insert)
     return first_rows + rest_rows, first_refused | rest_refused
-
-
-def _blames_a_value(exc: DBAPIError) -> bool:
-    """Whether the database refused what a record says, which no repetition will change."""
-    state = getattr(exc.orig, "sqlstate", None) or ""
-    return state[:2] in {_DATA_EXCEPTION, _CONSTRAINT_VIOLATION}
 
 
 def _grouped(batches: Iterable[_Batch]) -> Iterator[list[_Batch]]:

@@ -54,8 +54,8 @@ class Adopter:
         for path in sorted(self._directory.iterdir()):
             try:
                 if path.suffix == ".tmp":
-                    _remove_leftover(path)
-                elif _is_journal_name(path.name):
+                    remove_leftover(path)
+                elif is_journal_name(path.name):
                     journal = self._adopt(path)
                     if journal is not None:
                         adopted.append(journal)
@@ -209,7 +209,7 @@ def stands_at(path: Path, fd: int) -> bool:
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-def _remove_leftover(path: Path) -> None:
+def remove_leftover(path: Path) -> None:
     """Delete what a process left that died while it created its journal; nothing was recorded in it."""
     fd = _lock(path)
     if fd is None:
@@ -221,7 +221,8 @@ def _remove_leftover(path: Path) -> None:
         os.close(fd)
 
 
-def _is_journal_name(name: str) -> bool:
+def is_journal_name(name: str) -> bool:
+    """Whether a file of this name is a journal."""
     try:
         return str(UUID(name)) == name
     except ValueError:
