@@ -97,7 +97,7 @@ EXPLANATIONS: Final = {
     FindingKind.STREAM_WAITING: Explanation(
         "Records have waited in Redis for longer than it takes to write them. They are on no bill yet.",
         None,
-        "Is the worker running, and can it reach Postgres? Its log has usage_account failing, if it does.",
+        "Is the worker running, and does it reach Postgres? If not, its log has job_failed for usage.account.",
     ),
     FindingKind.STREAM_DEAD: Explanation(
         "The worker set a batch aside in Redis because something in it could not become a row."

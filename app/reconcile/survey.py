@@ -11,7 +11,7 @@ from app.reconcile.findings import Finding, FindingKind, found_again
 from app.reconcile.limits import in_counters, in_reservations
 from app.reconcile.records import in_dead_batch, in_journal, in_kept_file, in_stream, records_in
 from app.reconcile.seen import Seen, Stores, see
-from db.usage_look import SumDifference
+from db.usage_look import SumDifference, SumUnit
 
 AGAIN_AFTER_S: Final = 2.0
 ADOPTED_WITHIN_S: Final = 6.0
@@ -47,7 +47,7 @@ class Coverage(msgspec.Struct, frozen=True):
 
     since: datetime
     now: datetime
-    directory: Path
+    directory: str
     journals_held: int
     journals_left: int
     processes: int
@@ -109,27 +109,23 @@ def differences(seen: Seen, *, directory: Path) -> Iterator[Finding]:
 
 
 def _of_sums(found: SumDifference) -> Finding:
+    is_hour = found.unit is SumUnit.HOUR
+    source = "its rows" if is_hour else "its hours"
     if (found.requests, found.tokens) == (found.true_requests, found.true_tokens):
-        how_much = "kept under another key, model, backend or outcome, or other times"
+        how_much = f"{source} say another tenant, key, model, backend, outcome or duration"
     else:
         how_much = (
             f"{found.requests:,} requests, {found.tokens:,} tokens;"
-            f" should be {found.true_requests:,} and {found.true_tokens:,}"
+            f" {source} say {found.true_requests:,} and {found.true_tokens:,}"
         )
-    return Finding(
-        FindingKind.SUMS_DIFFER,
-        f"{found.unit} {found.first:%Y-%m-%d %H:%M} UTC"
-        if found.unit == "hour"
-        else f"day {found.first:%Y-%m-%d}",
-        how_much,
-        {
-            "requests": found.requests,
-            "tokens": found.tokens,
-            "true_requests": found.true_requests,
-            "true_tokens": found.true_tokens,
-        },
-        matter=found,
-    )
+    figures: dict[str, int | str] = {
+        "requests": found.requests,
+        "tokens": found.tokens,
+        "true_requests": found.true_requests,
+        "true_tokens": found.true_tokens,
+    }
+    where = f"hour {found.first:%Y-%m-%d %H:%M} UTC" if is_hour else f"day {found.first:%Y-%m-%d} UTC"
+    return Finding(FindingKind.SUMS_DIFFER, where, how_much, figures, matter=found)
 
 
 def _in_both(earlier: Iterable[Finding], later: Iterable[Finding]) -> Iterator[Finding]:
@@ -146,7 +142,7 @@ def _coverage(seen: Seen, *, since: datetime, directory: Path) -> Coverage:
     return Coverage(
         since=since,
         now=seen.now,
-        directory=directory,
+        directory=str(directory),
         journals_held=sum(journal.held for journal in journals),
         journals_left=sum(not journal.held for journal in journals),
         processes=len(seen.live),

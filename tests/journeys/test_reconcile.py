@@ -1,0 +1,134 @@
+"""Comparing a running gateway with itself: under load nothing differs, and what is broken on purpose is found."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from app.reconcile.findings import Finding
+from app.reconcile.seen import Stores
+from app.reconcile.survey import survey
+from db.redis.connection import connect_patient
+from domain.limits import LimitKind
+from domain.tenants import Actor
+from tests.support.asking import MODEL, NATIVE_STREAM, NATIVE_WHOLE, ask
+from tests.support.counts import count
+from tests.support.gateway import Gateway, Key
+from tests.support.ollama import SimulatedOllama
+from tests.support.servers import Databases, RedisDatabases
+
+CALLERS = 12
+SERVED_BETWEEN = 20
+
+
+class Site:
+    """A gateway of two app processes, and the stores it works with."""
+
+    def __init__(self, gateway: Gateway, stores: Stores, key: Key) -> None:
+        self.gateway = gateway
+        self.stores = stores
+        self.key = key
+        self.served = 0
+
+    async def found(self) -> tuple[Finding, ...]:
+        """Return what differs."""
+        since = datetime.now(UTC) - timedelta(days=1)
+        return (await survey(self.stores, since=since, pause=asyncio.sleep)).findings
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[None]:
+        """Have streams and whole answers asked for without a pause while the block runs."""
+        over = asyncio.Event()
+
+        async def call(number: int) -> None:
+            async with self.gateway.client(self.key) as client:
+                while not over.is_set():
+                    try:
+                        reply = await ask(client, NATIVE_STREAM if number % 2 else NATIVE_WHOLE)
+                    except httpx.TransportError:
+                        await asyncio.sleep(0.05)
+                        continue
+                    self.served += reply.status_code == httpx.codes.OK
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(CALLERS):
+                tasks.create_task(call(number))
+            try:
+                yield
+            finally:
+                over.set()
+
+
+@pytest.fixture(scope="module")
+async def site(
+    postgres: Databases,
+    migrated_template: str,
+    valkey: RedisDatabases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        backend = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=6, token_interval_ms=5)
+        stack.push_async_callback(backend.stop)
+        directory: Path = tmp_path_factory.mktemp("reconcile")
+        redis_url = valkey.claim()
+        gateway = Gateway(
+            database_url=postgres.create(template=migrated_template),
+            redis_url=redis_url,
+            backends=[backend],
+            directory=directory,
+            settings={"GATEWAY_WORKERS": "2"},
+        )
+        stack.push_async_callback(gateway.aclose)
+        await gateway.start()
+        key = await gateway.tenant()
+        async with gateway.database.unit_of_work(Actor("test")) as work:
+            await work.limits(key.tenant_id).set(
+                {LimitKind.TOKENS_PER_DAY: 10**9, LimitKind.CONCURRENCY: 10 * CALLERS}
+            )
+        redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
+        yield Site(gateway, Stores(gateway.database, redis, gateway.journal, Actor("test")), key)
+
+
+async def test_a_busy_gateway_does_not_differ_from_itself(site: Site) -> None:
+    async with site.load():
+        for _ in range(count(3, 100)):
+            before = site.served
+            assert await site.found() == ()
+            await asyncio.wait_for(_more_served(site, before + SERVED_BETWEEN), 30)
+
+    assert site.served
+    assert await site.found() == ()
+
+
+async def _more_served(site: Site, than: int) -> None:
+    while site.served < than:  # noqa: ASYNC110 - the callers count
+        await asyncio.sleep(0.01)
+
+
+async def test_a_difference_of_one_token_is_found_when_the_load_is_over(site: Site) -> None:
+    (day,) = [
+        key for key in await site.stores.redis.keys("nng:{t:*:d:*") if await site.stores.redis.hlen(key) > 1
+    ]
+    await site.stores.redis.hincrby(day, "t", 1)
+    found = await site.found()
+    await site.stores.redis.hincrby(day, "t", -1)
+
+    assert [(finding.where, finding.how_much) for finding in found] == [
+        (f"tenant {site.key.tenant}, day", "1 too many")
+    ]
+
+
+async def test_a_gateway_that_was_killed_under_load_is_whole_again_by_itself(site: Site) -> None:
+    async with site.load():
+        with site.gateway.app.gone():
+            pass
+        await site.gateway.ready()
+        before = site.served
+        await asyncio.wait_for(_more_served(site, before + SERVED_BETWEEN), 30)
+
+    assert await site.found() == ()
