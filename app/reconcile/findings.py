@@ -237,7 +237,7 @@ def found_again(earlier: Finding, later: Finding) -> Finding | None:
     if earlier.gap is None or later.gap is None:
         return later
     gap = earlier.gap.and_also(later.gap)
-    if gap is None or not gap.is_certain:
+    if gap is None:
         return None
     figures = later.figures | {"least": gap.least, "most": gap.most}
     return msgspec.structs.replace(later, gap=gap, how_much=str(gap), figures=figures)

@@ -24,7 +24,10 @@ SECOND = timedelta(seconds=1)
 class Request:
     """A request: reserved, admitted by a clock that is off, and perhaps settled, in seconds from the reading."""
 
-    def __init__(self, number: int, reserved: float, admitted_after: float, lasts: float, off: float) -> None:
+    def __init__(
+        self, number: int, reserved: float, admitted_after: float, lasts: float, off: float, *, has_row: bool
+    ) -> None:
+        self.has_row = has_row
         self.id = RequestId(UUID(int=number))
         self.tokens = number
         self.reserved = reserved
@@ -47,6 +50,7 @@ requests = st.lists(
         seconds,
         seconds,
         st.floats(min_value=-CLOCKS_DIFFER.total_seconds(), max_value=CLOCKS_DIFFER.total_seconds()),
+        st.booleans(),
     ),
     max_size=20,
 )
@@ -57,17 +61,21 @@ def test_traffic_alone_never_differs(
     timings: list[tuple[float, float, float, float]], read_for: float
 ) -> None:
     """Records are read after the counters, some of them long after."""
-    made = [Request(number, *timing) for number, timing in enumerate(timings, start=1)]
+    made = [
+        Request(number, reserved, admitted_after, lasts, off, has_row=has_row)
+        for number, (reserved, admitted_after, lasts, off, has_row) in enumerate(timings, start=1)
+    ]
     held = [each for each in made if each.reserved <= 0 < each.settled]
     counted = RESERVED * len(held) + sum(each.tokens for each in made if each.settled <= 0)
     recorded = [each for each in made if each.settled <= read_for]
-    summed = [each.charge for each in recorded if WINDOW.surely(each.started_at)]
+    in_sums = [each for each in recorded if each.has_row and WINDOW.surely(each.started_at)]
+    summed = [each.charge for each in in_sums]
     expected = taken(
         WINDOW,
         start=START,
         sums={KEY: sum(charge.tokens for charge in summed)} if summed else {},
         summed=summed,
-        single=[each.charge for each in recorded if not WINDOW.surely(each.started_at)],
+        single=[each.charge for each in recorded if each not in in_sums],
         held=[each.held for each in held],
     )
 
@@ -85,7 +93,7 @@ def test_a_key_that_only_redis_knows_of_differs() -> None:
 
 
 def test_a_swept_reservation_counts_nothing_until_it_is_settled() -> None:
-    request = Request(9, -60, 0, 1, 0)
+    request = Request(9, -60, 0, 1, 0, has_row=True)
     held = HeldTokens(request.id, "dead", KEY, START, RESERVED, START, START, swept=True)
     expected = taken(WINDOW, start=START, sums={KEY: 9}, summed=[request.charge], single=[], held=[held])
 

@@ -84,6 +84,7 @@ def test_a_request_between_its_two_steps_is_settled_and_not_open(tmp_path: Path)
 def test_only_what_nobody_writes_can_be_damaged(tmp_path: Path, *, held: bool) -> None:
     journal = Journal.create(tmp_path, SMALL)
     open_entry(journal, admission())
+    open_entry(journal, admission()).settle(settlement())
     with journal.path.open("r+b") as file:
         file.seek(SMALL.slot_at(0) + layout.PAYLOAD_AT)
         file.write(b"torn")
@@ -92,6 +93,7 @@ def test_only_what_nobody_writes_can_be_damaged(tmp_path: Path, *, held: bool) -
     found = only(tmp_path)
 
     assert (found.held, found.damage) == (held, None if held else "slot")
+    assert len(found.settled) == held
     journal.close()
 
 
