@@ -124,12 +124,12 @@ EXPLANATIONS: Final = {
     FindingKind.TOKENS_DIFFER: Explanation(
         "Redis counts other tokens for a quota than requests took. Too many, requests are refused early;"
         " too few, more is let in than the quota allows. Bills do not depend on it.",
-        "has the next request count anew from the ledger",
+        "has the next request count anew, from the ledger and from what every process holds",
         "A journal on another machine that is not shipped explains a surplus; look there first.",
     ),
     FindingKind.RUNNING_DIFFERS: Explanation(
         "Redis counts other requests as running than hold a reservation, so concurrency is judged wrongly.",
-        "counts the reservations anew",
+        "has the next request count anew what runs",
         "It does not go away by itself.",
     ),
     FindingKind.RESERVED_BY_DEAD: Explanation(

@@ -22,8 +22,10 @@ _PERIODS: Final = {LimitKind.TOKENS_PER_DAY: "day", LimitKind.TOKENS_PER_MONTH: 
 def in_counters(seen: TenantSeen) -> Iterator[Finding]:
     """Yield which sums and which numbers of running requests are off."""
     limited, counters = seen.limited, seen.counters
-    # Without an epoch nothing is granted by these sums: the next request has them counted anew.
-    for period in seen.periods if counters.complete else ():
+    if not counters.complete:
+        # Nothing is granted by these: the next request has all of them counted anew.
+        return
+    for period in seen.periods:
         for scope, gap in gaps(period.counted, period.expected).items():
             if tracked(scope, limited.limits, limited.key_limits):
                 counted = period.counted.get(scope, 0)

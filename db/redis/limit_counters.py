@@ -1,4 +1,4 @@
-"""The counters of limits as Redis has them at one instant: read, never changed (`limits_common.lua` says what they are)."""
+"""The counters of limits as Redis has them at one instant: read, never changed. `limits_common.lua` explains them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast

@@ -23,7 +23,8 @@ from app.reconcile.seen import Stores
 from app.reconcile.survey import survey
 from db.postgres import Database
 from db.redis.connection import connect_patient
-from db.redis.limits import LimitLeases, LimitStore
+from db.redis.limit_recounts import LimitLeases
+from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from db.usage import UsageRows
 from domain.keys import PepperRing, mint_pepper
@@ -33,6 +34,7 @@ from domain.tenants import Actor
 from domain.usage import Admission, UsageOutcome, UsageRecord
 from domain.usage_spans import first_of_month
 from domain.values import KeyId, RequestId, TenantId
+from tests.support.limits import begin
 from tests.support.usage import admission, settlement
 
 SMALL = JournalSize(slots=8, ring_bytes=16 * layout.FRAME_MAX)
@@ -79,7 +81,7 @@ class World:
             Spent(kind, period.current, period.next, None, 0)
             for kind, period in ((LimitKind.TOKENS_PER_DAY, day), (LimitKind.TOKENS_PER_MONTH, month))
         ]
-        assert await self.limits.begin(self.tenant_id, spent)
+        assert await begin(self.limits, self.tenant_id, spent)
 
     def admission(self, request_id: UUID | None = None, *, counted: bool = False) -> Admission:
         """Build the admission of a request of a minute ago; only `counted` ones are the limited tenant's."""

@@ -58,7 +58,7 @@ requests = st.lists(
 
 @given(requests, st.floats(min_value=0, max_value=5))
 def test_traffic_alone_never_differs(
-    timings: list[tuple[float, float, float, float]], read_for: float
+    timings: list[tuple[float, float, float, float, bool]], read_for: float
 ) -> None:
     """Records are read after the counters, some of them long after."""
     made = [

@@ -128,6 +128,8 @@ async def test_running_requests_are_counted_anew_from_their_reservations(world: 
 
     await world.repair()
 
+    assert await world.found() == []
+    await world.begin()
     assert await world.redis.hgetall(f"{world.prefix}:running") == {b"t": b"1", world.key_id.bytes: b"1"}
     assert await world.found() == []
 
