@@ -10,10 +10,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.reconcile.findings import Finding
+from app.reconcile.findings import Finding, FindingKind
+from app.reconcile.repair import Repairs
 from app.reconcile.seen import Stores
 from app.reconcile.survey import survey
 from db.redis.connection import connect_patient
+from db.redis.multiplex import MultiplexedRedis
 from domain.limits import LimitKind
 from domain.tenants import Actor
 from tests.support.asking import MODEL, NATIVE_STREAM, NATIVE_WHOLE, ask
@@ -29,7 +31,8 @@ SERVED_BETWEEN = 20
 class Site:
     """A gateway of two app processes, and the stores it works with."""
 
-    def __init__(self, gateway: Gateway, stores: Stores, key: Key) -> None:
+    def __init__(self, gateway: Gateway, stores: Stores, key: Key, redis_url: str) -> None:
+        self.redis_url = redis_url
         self.gateway = gateway
         self.stores = stores
         self.key = key
@@ -91,7 +94,7 @@ async def site(
                 {LimitKind.TOKENS_PER_DAY: 10**9, LimitKind.CONCURRENCY: 10 * CALLERS}
             )
         redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
-        yield Site(gateway, Stores(gateway.database, redis, gateway.journal, Actor("test")), key)
+        yield Site(gateway, Stores(gateway.database, redis, gateway.journal, Actor("test")), key, redis_url)
 
 
 async def test_a_busy_gateway_does_not_differ_from_itself(site: Site) -> None:
@@ -121,6 +124,25 @@ async def test_a_difference_of_one_token_is_found_when_the_load_is_over(site: Si
     assert [(finding.where, finding.how_much) for finding in found] == [
         (f"tenant {site.key.tenant}, day", "1 too many")
     ]
+
+
+async def test_counters_put_right_under_load_are_right(site: Site) -> None:
+    redis = site.stores.redis
+    (day,) = [key for key in await redis.keys("nng:{t:*:d:*") if await redis.hlen(key) > 1]
+    await redis.hincrby(day, "t", 10**6)
+    scripts = MultiplexedRedis(SecretStr(site.redis_url), timeout_s=5)
+    async with site.load():
+        repairs = Repairs(site.stores, scripts)
+        found = await site.found()
+        for finding in found:
+            await repairs.close(finding)
+        await asyncio.wait_for(_more_served(site, site.served + SERVED_BETWEEN), 30)
+        after = await site.found()
+    await scripts.aclose()
+
+    assert [finding.kind for finding in found] == [FindingKind.TOKENS_DIFFER]
+    assert after == ()
+    assert await site.found() == ()
 
 
 async def test_a_gateway_that_was_killed_under_load_is_whole_again_by_itself(site: Site) -> None:
