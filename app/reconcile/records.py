@@ -117,7 +117,7 @@ def in_kept_file(kept: KeptFile, ledger: Ledger, *, directory: Path) -> Iterator
     """Yield that a file was set aside, with what of it is not in the ledger."""
     lacking = ledger.lacking(kept.records)
     kind = FindingKind.RECORDS_DAMAGED if kept.is_damaged else FindingKind.RECORDS_REJECTED
-    parts = [f"{len(lacking):,} of {_count(len(kept.records), 'record')} without a row"]
+    parts = [_without_row(lacking, kept.records)]
     if kept.unreadable:
         parts.append(f"{kept.unreadable:,} unreadable")
     # A file that is not wholly understood stays for people to look at, and so does a damaged journal.
@@ -163,7 +163,7 @@ def in_dead_batch(batch: DeadBatch, ledger: Ledger) -> Iterator[Finding]:
     records, unreadable = records_in(batch.payload)
     lacking = ledger.lacking(records)
     where = f"dead batch {batch.id.decode()}"
-    parts = [f"{len(lacking):,} of {_count(len(records), 'record')} without a row"]
+    parts = [_without_row(lacking, records)]
     if unreadable:
         parts.append(f"{unreadable:,} unreadable")
     yield Finding(
@@ -193,6 +193,12 @@ def _about(kind: FindingKind, where: str, records: Sequence[UsageRecord]) -> Ite
         figures = _figures(records)
         how_much = f"{_count(len(records), 'record')}, {_count(figures['tokens'], 'token')}"
         yield Finding(kind, where, how_much, {**figures}, _ids(records), Records(tuple(records)))
+
+
+def _without_row(lacking: Sequence[UsageRecord], readable: Sequence[UsageRecord]) -> str:
+    if not readable:
+        return "no record that can be read"
+    return f"{len(lacking):,} of {_count(len(readable), 'record')} without a row"
 
 
 def _figures(records: Sequence[UsageRecord]) -> dict[str, int]:

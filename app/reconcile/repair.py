@@ -66,7 +66,11 @@ class Repairs:
         for at in range(0, len(found.records), WRITE_RECORDS):
             written, unwritten = await self._insert(found.records[at : at + WRITE_RECORDS], source)
             changed, refused = changed + written, refused + unwritten
-        told = f"{changed:,} of {len(found.records):,} written into the ledger"
+        told = (
+            f"{changed:,} of {len(found.records):,} written into the ledger"
+            if found.records
+            else "nothing to write"
+        )
         if refused:
             return f"{told}; the database refuses {refused:,}"
         holder = found.holder
