@@ -26,6 +26,30 @@ _PAUSE_S: Final = 1.0
 # How long a finished job stays visible in the dashboard.
 _KEEP_S: Final = 600
 
+# SAQ takes every job that lies among the active ones without being marked so for an orphan; but so does each job
+# in the moment between its dequeue and its start, and now and then a sweep fell into that moment. Here a sweep
+# returns only what the sweep before it, whichever worker's that was, found exactly as it is now: whoever works on
+# a job changes it by starting it and then with every beat. Same keys, argument and answer as SAQ's own script.
+_SWEEP_SCRIPT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
+redis.call('SETEX', KEYS[1], ARGV[1], 1)
+local seen = KEYS[1] .. ':seen'
+local unchanged, marks = {}, {}
+for _, id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    local job = redis.call('GET', id)
+    local mark = redis.sha1hex(job or '')
+    if redis.call('HGET', seen, id) == mark then
+        unchanged[#unchanged + 1] = {id, job}
+    end
+    marks[#marks + 1] = {id, mark}
+end
+redis.call('DEL', seen)
+for _, pair in ipairs(marks) do
+    redis.call('HSET', seen, pair[1], pair[2])
+end
+return unchanged
+"""
+
 _log = structlog.get_logger()
 
 
@@ -48,6 +72,7 @@ class GatewayQueue(RedisQueue):
     def __init__(self, redis: Redis) -> None:
         super().__init__(redis, name=QUEUE_NAME, dump=msgspec.json.encode, load=msgspec.json.decode)
         self._pubsub = PubSubMultiplexer(redis.pubsub(), prefix=f"{_JOB_PREFIX}{self.name}")
+        self._cleanup_script = redis.register_script(_SWEEP_SCRIPT)
         self._away = False
         self.turned_at = time.monotonic()
         self.reached_at = float("-inf")
@@ -102,6 +127,22 @@ class GatewayQueue(RedisQueue):
         job.status = status or job.status
         step: Any = self.redis.pipeline(transaction=False)  # typed as if each command ran at once
         await step.set(job.id, self.serialize(job)).publish(job.id, job.status).execute()
+
+    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:
+        """Drop the jobs of dead workers, so that they can be ordered again; return the Redis keys of these jobs.
+
+        Parameters
+        ----------
+        lock
+            Seconds within which no other sweep begins. A job is dropped by the second sweep that finds it the same.
+        abort
+            How long, in seconds, to wait for a worker that lives after all to confirm that it let go of the job.
+        """
+        swept = await super().sweep(lock, abort)
+        if swept:
+            # While this mark stands, SAQ refuses the very order that replaces the job.
+            await self.redis.delete(*(f"{_ABORT_PREFIX}{self.job_key_from_id(job_id)}" for job_id in swept))
+        return swept
 
     async def disconnect(self) -> None:
         """Stop listening; whoever opened the Redis client closes it."""

@@ -8,11 +8,12 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from saq.job import Status
 from structlog.testing import capture_logs
 
 from db.redis.connection import connect_patient
 from db.redis.queue import GatewayQueue
-from domain.jobs import DISCOVERY_POLL, USAGE_ACCOUNT
+from domain.jobs import DISCOVERY_POLL, REVOCATION_FANOUT, USAGE_ACCOUNT
 from tests.support.scripted_backend import closed_port
 
 
@@ -80,12 +81,81 @@ async def test_what_is_no_job_is_passed_over_and_swept(
     await queue.order(DISCOVERY_POLL)
 
     nothing = await queue.dequeue(timeout=1)
-    swept = await queue.sweep()
+    found = [await sweep(queue), await sweep(queue)]
     job = await queue.dequeue(timeout=1)
 
     assert nothing is None
-    assert swept == [queue.job_id("junk")]
+    assert found == [[], [queue.job_id("junk")]]
     assert job is not None
+
+
+async def sweep(queue: GatewayQueue) -> list[str]:
+    """Sweep as a worker does when the last sweep is long enough ago, without waiting for anybody."""
+    await queue.redis.delete(queue.namespace("sweep"))
+    return await queue.sweep(abort=0.01)
+
+
+async def test_a_job_just_dequeued_is_no_orphan(queue: GatewayQueue) -> None:
+    await queue.order(REVOCATION_FANOUT)
+    job = await queue.dequeue(timeout=1)
+    assert job is not None
+
+    assert await sweep(queue) == []
+    await job.update(status=Status.ACTIVE)
+    assert await sweep(queue) == []
+    await job.finish(Status.COMPLETE)
+
+    assert await queue.order(REVOCATION_FANOUT)
+
+
+async def test_each_new_job_of_a_key_counts_as_found_for_the_first_time(queue: GatewayQueue) -> None:
+    for _ in range(3):
+        assert await queue.order(REVOCATION_FANOUT)
+        job = await queue.dequeue(timeout=1)
+        assert job is not None
+        assert await sweep(queue) == []
+        await job.finish(Status.COMPLETE)
+
+
+async def test_a_job_whose_worker_died_before_its_start_waits_again_after_two_sweeps(
+    queue: GatewayQueue, redis: Redis
+) -> None:
+    await queue.order(REVOCATION_FANOUT)
+    await queue.dequeue(timeout=1)
+
+    found = [await sweep(queue), await sweep(GatewayQueue(redis))]
+
+    assert found == [[], [queue.job_id(REVOCATION_FANOUT.key)]]
+    assert await queue.dequeue(timeout=1) is not None
+
+
+async def test_a_job_whose_worker_fell_silent_can_be_ordered_again_after_two_sweeps(
+    queue: GatewayQueue,
+) -> None:
+    await queue.order(REVOCATION_FANOUT)
+    job = await queue.dequeue(timeout=1)
+    assert job is not None
+    job.attempts += 1
+    await job.update(status=Status.ACTIVE)
+    job.touched -= 1000 * (REVOCATION_FANOUT.heartbeat_s + 1)
+    await queue.redis.set(job.id, queue.serialize(job))
+
+    found = [await sweep(queue), await sweep(queue)]
+
+    assert found == [[], [job.id]]
+    assert await queue.order(REVOCATION_FANOUT)
+
+
+async def test_a_job_that_beats_between_the_sweeps_is_left_alone(queue: GatewayQueue) -> None:
+    await queue.order(REVOCATION_FANOUT)
+    job = await queue.dequeue(timeout=1)
+    assert job is not None
+    await job.update(status=Status.ACTIVE)
+
+    for _ in range(3):
+        job.touched -= 1000 * (REVOCATION_FANOUT.heartbeat_s + 1)
+        await queue.redis.set(job.id, queue.serialize(job))
+        assert await sweep(queue) == []
 
 
 async def test_without_redis_a_dequeue_pauses_and_says_so_once() -> None:
