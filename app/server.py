@@ -4,8 +4,11 @@ import os
 import shutil
 import signal
 import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
@@ -19,6 +22,32 @@ HEADER_TIMEOUT_MS: Final = 15_000
 HEADER_BUFFER_BYTES: Final = 65_536
 KILL_MARGIN_S: Final = 15
 RESPAWN_INTERVAL_S: Final = 0.5
+MAX_DEATHS: Final = 10
+DEATHS_WITHIN_S: Final = 60.0
+
+
+class PatientServer(MPServer):
+    """granian's parent, which replaces an app process also if the one before it was killed moments ago.
+
+    granian gives up, and ends every other process with it, when the same process ends twice within seconds. That is
+    right for one that ends by itself, because it cannot start. One that was killed (out of memory, by hand) says
+    nothing of its successor: only more than `MAX_DEATHS` within `DEATHS_WITHIN_S` are too many.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+
+    def _respawn_workers(
+        self, workers: Sequence[int], spawn_target: Any, target_loader: Any, delay: float = 0
+    ) -> None:
+        killed = [index for index in workers if (self.wrks[index].inner.exitcode or 0) < 0]
+        super()._respawn_workers(workers, spawn_target, target_loader, delay)
+        for index in killed:
+            now = time.monotonic()
+            if len(self._deaths) < MAX_DEATHS or now - self._deaths[0] > DEATHS_WITHIN_S:
+                self.respawned_wrks.pop(index, None)
+            self._deaths.append(now)
 
 
 def serve(settings: AppSettings) -> None:
@@ -42,8 +71,8 @@ def _end_when_told() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _granian(settings: AppSettings) -> MPServer:
-    return MPServer(
+def _granian(settings: AppSettings) -> PatientServer:
+    return PatientServer(
         "app.main:create_from_environment",
         factory=True,
         address=settings.host,

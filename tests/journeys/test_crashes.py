@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from tests.support.gateway import READY_WITHIN_S, Gateway, Key, UsageRow
 from tests.support.leaving_client import LeavingClient, content_records, leaving_client
 from tests.support.ollama import SimulatedOllama
 from tests.support.own_stores import OwnPostgres, OwnValkey
+from tests.support.processes import app_processes
 from tests.support.waiting import until
 
 MODEL: Final = "llama3.2"
@@ -151,18 +151,6 @@ async def every_one_booked_once(instance: Instance, heard: list[Heard]) -> list[
     return rows
 
 
-def app_processes(gateway: Gateway) -> list[int]:
-    """Return the processes that serve."""
-    return [pid for pid in children_of(gateway.app.pid) if _holds_a_journal(pid, str(gateway.journal))]
-
-
-def _holds_a_journal(pid: int, directory: str) -> bool:
-    try:
-        return any(str(link.readlink()).startswith(directory) for link in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
-
-
 async def test_the_app_killed_with_requests_in_flight(instance: Instance) -> None:
     tasks = await in_flight(instance)
 
@@ -218,6 +206,17 @@ async def test_one_app_process_killed_is_replaced_and_its_journal_adopted(instan
     assert outcomes["completed"] == sum(one.complete for one in heard)
     assert is_alive(survivor)
     await until(lambda: len(app_processes(instance.gateway)) == PROCESSES, within_s=READY_WITHIN_S)
+
+
+async def test_a_process_killed_again_and_again_takes_nobody_with_it(instance: Instance) -> None:
+    survivor, victim = app_processes(instance.gateway)
+    for _ in range(3):
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: len(app_processes(instance.gateway)) == 1, within_s=READY_WITHIN_S)
+        await until(lambda: len(app_processes(instance.gateway)) == PROCESSES, within_s=READY_WITHIN_S)
+        (victim,) = set(app_processes(instance.gateway)) - {survivor}
+
+    assert is_alive(survivor)
 
 
 async def test_a_revoked_key_dies_in_every_process_also_on_open_connections(instance: Instance) -> None:
