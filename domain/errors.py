@@ -12,7 +12,7 @@ GatewayError
 |-- PromptTooLarge             no limit ever has room for the request
 |-- NoCandidate                nothing could be tried, or every backend was busy
 |-- UpstreamExhausted          every attempt failed
-|-- Unavailable                our own trouble: journal full, key store out of reach, draining
+|-- Unavailable                our own trouble: journal full, key store or model table out of reach, draining
 UpstreamFailed                 one failed attempt; never leaves the relay
 LedgerFull                     the journal has no room; the HTTP layer answers Unavailable
 

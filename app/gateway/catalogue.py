@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from app.gateway.cooldown import Cooldown
+from domain.errors import Unavailable
 from domain.model_table import BackendCondition, ModelTable
 from domain.route import ModelIndex
 
@@ -60,6 +61,18 @@ class Catalogue:
         self.index = ModelIndex(_EMPTY, self._config_digests)
         self.has_table = False
         self.redis_ok_at = float("-inf")
+
+    def known(self) -> ModelIndex:
+        """Return the index in use, for whoever would take an empty one for "no such model".
+
+        Raises
+        ------
+        Unavailable
+            No table was read since this process started: Redis is away, or has lost it and no poll is over yet.
+        """
+        if not self.has_table:
+            raise Unavailable("model_table_unknown")
+        return self.index
 
     def age_s(self) -> float:
         """Seconds since the worker wrote the table in use."""

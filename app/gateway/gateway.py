@@ -155,8 +155,14 @@ class Gateway:
         return compiled
 
     def listing(self) -> Listing:
-        """Return the merged lists of the current snapshot."""
-        index = self.catalogue.index
+        """Return the merged lists of the current snapshot.
+
+        Raises
+        ------
+        Unavailable
+            There is none yet: an empty list would be a lie.
+        """
+        index = self.catalogue.known()
         if self._listing is None or self._listing[0] is not index:
             self._listing = (index, Listing(index))
         return self._listing[1]

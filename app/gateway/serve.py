@@ -134,11 +134,13 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     ------
     ModelForbidden
         As `domain.authorize.authorize` says.
+    Unavailable
+        This process has not learned yet who hosts what.
     BadRequest
         An option policy rejects a field.
     """
     name, candidates = authorize(
-        request.model, rights=gateway.rights(principal), index=gateway.catalogue.index
+        request.model, rights=gateway.rights(principal), index=gateway.catalogue.known()
     )
     if principal.tenant_id is None:
         raise ModelForbidden

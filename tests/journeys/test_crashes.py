@@ -270,6 +270,25 @@ async def test_without_redis_a_gateway_is_not_ready_but_serves(instance: Instanc
     await instance.gateway.ready()
 
 
+async def test_started_without_redis_it_does_not_say_that_models_are_forbidden(instance: Instance) -> None:
+    app = instance.gateway.app
+    app.kill()
+    instance.valkey.kill()
+    app.start()
+    try:
+        await until(lambda: len(app_processes(instance.gateway)) == PROCESSES, within_s=READY_WITHIN_S)
+        await _everywhere(instance.gateway, "/healthz", httpx.codes.OK)
+        async with instance.gateway.client(instance.key) as client:
+            replies = [await ask(client, shape, MODEL) for shape in (NATIVE_WHOLE, OPENAI_STREAM)]
+            replies.append(await client.get("/api/tags"))
+    finally:
+        instance.valkey.start()
+
+    assert [reply.status_code for reply in replies] == [503] * 3
+    assert all(reply.headers["retry-after"] for reply in replies)
+    await instance.gateway.ready()
+
+
 async def test_without_postgres_a_gateway_is_not_ready_but_known_keys_work(instance: Instance) -> None:
     unknown = await instance.gateway.tenant()
     await _known_everywhere(instance)

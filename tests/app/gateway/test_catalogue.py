@@ -10,6 +10,7 @@ import structlog
 
 from app.gateway.catalogue import Catalogue
 from app.gateway.cooldown import Cooldown
+from domain.errors import Unavailable
 from domain.model_table import BackendCondition, ModelTable
 from domain.route import ModelIndex
 from tests.support.clock import Clock
@@ -89,6 +90,8 @@ async def test_before_a_table_is_read_nobody_hosts_anything(world: World) -> Non
 
     assert not world.catalogue.has_table
     assert world.hosts() == []
+    with pytest.raises(Unavailable):
+        world.catalogue.known()
     assert world.reader.tables_read == 0
 
 
@@ -103,6 +106,7 @@ async def test_a_table_is_read_when_its_version_differs(world: World) -> None:
 
     assert (world.hosts(), world.reader.tables_read) == (["b", "a"], 2)
     assert world.catalogue.has_table
+    assert world.catalogue.known() is world.catalogue.index
     assert [index.table.version for index in world.seen] == [7, 8]
 
 

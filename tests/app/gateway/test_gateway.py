@@ -18,7 +18,7 @@ from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
 from app.metrics import Metrics
-from domain.errors import Unauthenticated
+from domain.errors import Unauthenticated, Unavailable
 from domain.keys import PepperRing, mint, mint_pepper
 from domain.model_names import canonical
 from domain.model_table import BackendCondition, ModelTable
@@ -185,6 +185,11 @@ async def test_lists_are_merged_once_per_snapshot(world: World) -> None:
     await world.show(backend("a", hosted("m:2")), version=2)
 
     assert list(world.gateway.listing().by_name) == ["m:2"]
+
+
+async def test_before_a_snapshot_nobody_is_told_that_there_are_no_models(world: World) -> None:
+    with pytest.raises(Unavailable):
+        world.gateway.listing()
 
 
 async def test_gauges_show_what_is_the_case_now(world: World) -> None:
