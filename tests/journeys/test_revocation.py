@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
-import httpx
 import msgspec
 import pytest
 
@@ -27,6 +26,16 @@ from tests.support.asking import (
 )
 from tests.support.counts import count
 from tests.support.gateway import Key, request_id
+from tests.support.revoking import (
+    REFUSED_WITH,
+    Way,
+    by_deletion,
+    by_expiry,
+    by_networks,
+    by_repository,
+    by_sql,
+    by_suspension,
+)
 from tests.support.servers import Databases, RedisDatabases
 from tests.support.site import Site, running_site
 from worker.listener import APPLICATION_NAME
@@ -63,30 +72,6 @@ async def site(running: Site) -> Site:
     return running
 
 
-async def by_repository(site: Site, key: Key) -> None:
-    await site.gateway.revoke(key)
-
-
-async def by_sql(site: Site, key: Key) -> None:
-    await site.sql.execute("UPDATE api_keys SET status = 'revoked' WHERE id = $1", key.key_id)
-
-
-async def by_deletion(site: Site, key: Key) -> None:
-    await site.sql.execute("DELETE FROM api_keys WHERE id = $1", key.key_id)
-
-
-async def by_expiry(site: Site, key: Key) -> None:
-    await site.sql.execute("UPDATE api_keys SET expires_at = now() WHERE id = $1", key.key_id)
-
-
-async def by_networks(site: Site, key: Key) -> None:
-    await site.sql.execute("UPDATE api_keys SET allowed_networks = '{10.9.9.9/32}' WHERE id = $1", key.key_id)
-
-
-async def by_suspension(site: Site, key: Key) -> None:
-    await site.sql.execute("UPDATE tenants SET status = 'suspended' WHERE id = $1", key.tenant_id)
-
-
 async def set_status(site: Site, key: Key, status: TenantStatus) -> None:
     async with site.gateway.database.unit_of_work(Actor("test")) as work:
         await work.tenants.set_status(key.tenant, status)
@@ -110,7 +95,6 @@ async def refusal(site: Site, key: Key) -> tuple[int, bytes]:
     return reply.status_code, reply.content.replace(reply.headers["x-request-id"].encode(), b"")
 
 
-Way = Callable[[Site, Key], Awaitable[None]]
 WAYS: list[Way] = [by_repository, by_sql, by_deletion, by_expiry, by_networks, by_suspension]
 
 
@@ -373,17 +357,18 @@ async def test_lag_sequence_and_cuts_are_measured(site: Site) -> None:
 
 
 @pytest.mark.timeout(1800)
-async def test_no_request_succeeds_after_the_confirmation(site: Site) -> None:
-    tries, keys = count(2_000, 100_000), count(8, 100)
+@pytest.mark.parametrize("revoke", REFUSED_WITH)
+async def test_no_request_succeeds_after_the_confirmation(site: Site, revoke: Way) -> None:
+    keys = count(2, 20)
+    tries = count(2_000, 100_000) // len(REFUSED_WITH) // keys
     for _ in range(keys):
-        key = await site.gateway.tenant()
-        async with site.callers(key) as callers:
-            await by_sql(site, key)
-            committed = time.monotonic()
-            found = await confirmation(await site.newest(), seen=lambda: seen_by(site.redis), since=committed)
+        key = await site.gateway.tenant(LLAMA)
+        async with site.callers(key, each=4) as callers:
+            await site.reach_every_process(callers)
+            await revoke(site, key)
+            found = await confirmation(
+                await site.newest(), seen=lambda: seen_by(site.redis), since=time.monotonic()
+            )
             assert not found.missing
-            statuses: set[int] = set()
-            for _ in range(tries // keys // len(callers.clients) + 1):
-                statuses |= await callers.chat_statuses()
 
-            assert statuses == {httpx.codes.UNAUTHORIZED}
+            assert await callers.statuses_from(time.monotonic(), tries=tries) == {REFUSED_WITH[revoke]}

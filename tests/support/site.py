@@ -17,11 +17,13 @@ from db.redis.revocation_channel import seen_by
 from tests.support.asking import NATIVE_WHOLE, Shape
 from tests.support.gateway import READY_WITHIN_S, Gateway, Key
 from tests.support.ollama import SimulatedOllama
+from tests.support.processes import served_by
 
 PROCESSES: Final = 4
 CONNECTIONS: Final = 16  # the kernel deals them out: with so many each process has some
 MODELS: Final = "llama3.2:latest,qwen3:8b"
 _APART_S: Final = 0.002
+_NOW_AND_THEN_S: Final = 0.1
 
 
 class Site:
@@ -73,6 +75,12 @@ class Site:
             assert await callers.statuses() == {httpx.codes.OK}
             yield callers
 
+    async def reach_every_process(self, callers: "Callers") -> None:
+        """Let callers connect anew until each app process has one of them: the kernel deals connections out."""
+        async with asyncio.timeout(READY_WITHIN_S):
+            while len(served_by(await callers.ports())) < PROCESSES:
+                await callers.reconnect()
+
     async def stream(
         self, stack: AsyncExitStack, client: httpx.AsyncClient, how: Shape, model: str
     ) -> "Stream":
@@ -120,6 +128,40 @@ class Callers:
         body = NATIVE_WHOLE.body()
         replies = await asyncio.gather(*(client.post("/api/chat", json=body) for client in self.clients))
         return {reply.status_code for reply in replies}
+
+    async def ports(self) -> set[int]:
+        """Let everybody ask once; return from which ports."""
+        replies = await asyncio.gather(*(client.get("/api/tags") for client in self.clients))
+        return {reply.extensions["network_stream"].get_extra_info("client_addr")[1] for reply in replies}
+
+    async def reconnect(self) -> None:
+        """Let everybody's next request make a new connection."""
+        replies = await asyncio.gather(
+            *(client.get("/api/tags", headers={"Connection": "close"}) for client in self.clients)
+        )
+        assert {reply.status_code for reply in replies} == {httpx.codes.OK}
+
+    async def statuses_from(self, moment: float, *, tries: int) -> set[int]:
+        """Ask a model again and again; return what was answered to the requests begun from that moment on.
+
+        Everybody makes its share of the tries after the moment, and asks before it as well, if less often.
+        """
+        body = NATIVE_WHOLE.body()
+
+        async def statuses(client: httpx.AsyncClient) -> set[int]:
+            found = set()
+            left = tries // len(self.clients) + 1
+            while left:
+                counts = time.monotonic() >= moment
+                reply = await client.post("/api/chat", json=body)
+                if counts:
+                    found.add(reply.status_code)
+                    left -= 1
+                else:
+                    await asyncio.sleep(_NOW_AND_THEN_S)
+            return found
+
+        return set().union(*await asyncio.gather(*map(statuses, self.clients)))
 
     async def refused_after(self, committed: float, *, within_s: float) -> float:
         """Return when the last accepted request began, in seconds after the commit; all keep asking meanwhile.
