@@ -25,6 +25,8 @@ from domain.values import KeyId, RequestId, TenantId
 
 WAIT_S: Final = 1.0
 """How long after a recount began requests wait for it, before they make do with their process's share."""
+AGAIN_S: Final = 1.0
+"""A recount that failed is not tried again for so long: what it needs is away."""
 CALL_AGAIN_S: Final = 0.25
 LOOK_S: Final = 0.002
 LISTEN_AGAIN_S: Final = 0.5
@@ -47,6 +49,11 @@ class NotRecounted(Exception):  # noqa: N818 - reads as what happened
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _reason(failure: BaseException) -> NotRecounted:
+    is_redis = isinstance(failure, RedisError | msgspec.MsgspecError)
+    return NotRecounted("redis_unreachable" if is_redis else "ledger_unreachable")
 
 
 class Recounts:
@@ -73,6 +80,7 @@ class Recounts:
         self._ledger = ledger
         self._declare = declare
         self._running: dict[TenantId, tuple[asyncio.Task[None], float]] = {}
+        self._failed: dict[TenantId, tuple[NotRecounted, float]] = {}
         self._deaf = False
 
     async def made(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
@@ -83,8 +91,12 @@ class Recounts:
         NotRecounted
             They are not there within `WAIT_S`. The recount goes on.
         """
+        now = asyncio.get_running_loop().time()
+        failure, not_before = self._failed.get(tenant_id, (None, now))
+        if failure is not None and now < not_before:
+            raise failure
         if tenant_id not in self._running:
-            wait_until = asyncio.get_running_loop().time() + WAIT_S
+            wait_until = now + WAIT_S
             counting = asyncio.create_task(self._make(tenant_id, day, month))
             counting.add_done_callback(lambda done: self._made(tenant_id, done))
             self._running[tenant_id] = counting, wait_until
@@ -94,11 +106,9 @@ class Recounts:
                 await asyncio.shield(counting)
         except TimeoutError as exc:
             raise NotRecounted("recount_takes_long") from exc
-        except (RedisError, OSError, msgspec.MsgspecError) as exc:
-            raise NotRecounted("redis_unreachable") from exc
         except Exception as exc:
-            # Whatever the database's driver raises.
-            raise NotRecounted("ledger_unreachable") from exc
+            # What it was stands in the log; others need not wait for the same again at once.
+            raise _reason(exc) from exc
 
     async def aclose(self) -> None:
         """Give up what is being counted."""
@@ -106,8 +116,15 @@ class Recounts:
 
     def _made(self, tenant_id: TenantId, done: "asyncio.Task[None]") -> None:
         del self._running[tenant_id]
-        if not done.cancelled() and (failure := done.exception()) is not None:
+        if done.cancelled():
+            return
+        failure = done.exception()
+        if failure is None:
+            self._failed.pop(tenant_id, None)
+            return
+        if tenant_id not in self._failed:
             _log.warning("limits_not_recounted", tenant_id=str(tenant_id), error=type(failure).__name__)
+        self._failed[tenant_id] = _reason(failure), asyncio.get_running_loop().time() + AGAIN_S
 
     async def _make(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
         while True:

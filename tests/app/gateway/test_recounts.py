@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
@@ -196,6 +197,23 @@ async def test_a_process_that_is_gone_is_waited_for_no_longer(
     await world.patient.flushdb()
     await world.look(after_s=8)
 
+    assert await exact(one, who) == A_DAY
+
+
+async def test_a_recount_that_failed_is_not_tried_by_every_request(
+    world: Limiters, two: tuple[Process, Process]
+) -> None:
+    one, _ = two
+    who = limited()
+    world.broken = True
+    with capture_logs() as logs:
+        for _ in range(20):
+            with pytest.raises(Unavailable):
+                await one.take(who, 1)
+
+    assert world.reads <= 3
+    assert [log["event"] for log in logs].count("limits_not_recounted") == 1
+    world.broken = False
     assert await exact(one, who) == A_DAY
 
 
