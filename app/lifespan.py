@@ -29,7 +29,9 @@ from app.gateway.journal.ledger import running_ledger
 from app.gateway.key_ring import AWAY_AFTER_S, KeyRing
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import AdoptedRecords, Limiter
+from app.gateway.line import Terms
 from app.gateway.live_processes import LiveProcesses
+from app.gateway.places import Places
 from app.gateway.recheck import Recheck
 from app.gateway.revocation_figures import RevocationFigures
 from app.gateway.revocation_news import RevocationHearer
@@ -40,12 +42,13 @@ from app.metrics import Metrics
 from app.settings import AppSettings
 from db.keys import KeyLookup
 from db.postgres import create_engine
-from db.redis.connection import connect_hot, connect_patient
+from db.redis.connection import connect_hot, connect_patient, own_channel
 from db.redis.key_cache import RedisKeyCache
 from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore
 from db.redis.model_table_read import ModelTableReader
 from db.redis.multiplex import MultiplexedRedis
+from db.redis.places import CHANNEL, PlaceNews, PlaceStore
 from db.redis.queue import GatewayQueue
 from db.redis.recount_board import RecountBoard
 from db.redis.revocation_channel import RevocationNews, seen_by
@@ -123,6 +126,14 @@ async def running_gateway(
         )
         stack.push_async_callback(limiter.aclose)
         adopted.hand_to(limiter)
+        places = _places(
+            settings,
+            stores,
+            processes=processes,
+            cooldown=cooldown,
+            exchanges=exchanges,
+            metrics=metrics,
+        )
         gateway = Gateway(
             keys=keys,
             peppers=peppers,
@@ -133,6 +144,7 @@ async def running_gateway(
             catalogue=catalogue,
             upstreams=upstreams,
             cooldown=cooldown,
+            places=places,
             ledger=ledger,
             exchanges=exchanges,
             metrics=metrics,
@@ -166,6 +178,7 @@ async def running_gateway(
             key_uses.keep_writing,
             limiter.keep_settling,
             limiter.answer_recounts,
+            places.listen,
         ):
             stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
@@ -175,6 +188,7 @@ async def running_gateway(
         await drain.finished()
         await key_uses.write()
         await limiter.settle_waiting()
+        await places.leave()
         with suppress(RedisError, OSError):
             await news.withdraw()
         _log.info("gateway_drained")
@@ -204,6 +218,29 @@ def _open_stores(settings: AppSettings, stack: AsyncExitStack) -> _Stores:
     scripts = MultiplexedRedis(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
     stack.push_async_callback(scripts.aclose)
     return _Stores(engine, hot, patient, scripts, GatewayQueue(patient))
+
+
+def _places(
+    settings: AppSettings,
+    stores: _Stores,
+    *,
+    processes: LiveProcesses,
+    cooldown: Cooldown,
+    exchanges: Exchanges,
+    metrics: Metrics,
+) -> Places:
+    channel = own_channel(stores.patient, CHANNEL)
+    terms = Terms(
+        PlaceStore(stores.scripts, process_id=processes.own, channel=channel),
+        caps={each.name: each.max_in_flight for each in settings.backends() if each.max_in_flight},
+        most_waiting=settings.queue_most_waiting,
+        longest_wait_s=settings.queue_longest_wait_s,
+        processes=processes,
+        cooling=cooldown.cooling,
+        draining=lambda: exchanges.draining,
+        metrics=metrics,
+    )
+    return Places(terms, PlaceNews(stores.patient, process_id=processes.own))
 
 
 def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:

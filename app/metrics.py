@@ -52,6 +52,26 @@ class Metrics:
             "nng_in_flight_requests", "Admitted requests that run now.", registry=self.registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
+        self.waiting = Gauge(
+            "nng_waiting_requests", "Admitted requests that wait for a place at a backend.",
+            registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.time_in_line = Histogram(
+            "nng_time_in_line_seconds", "How long requests waited that found no place at once.",
+            registry=self.registry, buckets=_SECONDS,
+        )  # fmt: skip
+        self.line_refusals = Counter(
+            "nng_line_refusals", "Requests refused because no place came free: full, too_long, outage, fault.",
+            ["reason"], registry=self.registry,
+        )  # fmt: skip
+        self.places_in_use = Gauge(
+            "nng_places_in_use", "Places taken at backends with max_in_flight, over all models.", ["backend"],
+            registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.places_taken_alone = Counter(
+            "nng_places_taken_alone", "Places taken out of a process's share while Redis was out of reach.",
+            ["backend"], registry=self.registry,
+        )  # fmt: skip
         self.backend_up = Gauge(
             "nng_backend_up", "1 if the last poll of the backend succeeded.", ["backend"],
             registry=self.registry, multiprocess_mode="livemostrecent",

@@ -143,6 +143,12 @@ class RelaySettings(SharedSettings, PepperSettings, JournalSettings):
     default_output_cap_tokens: Annotated[
         int, Field(validation_alias="GATEWAY_DEFAULT_OUTPUT_CAP_TOKENS", ge=1, le=10_000_000)
     ] = 4096
+    queue_most_waiting: Annotated[int, Field(validation_alias="GATEWAY_QUEUE_MAX_WAITING", ge=0, le=1000)] = (
+        100
+    )
+    queue_longest_wait_s: Annotated[
+        float, Field(validation_alias="GATEWAY_QUEUE_MAX_WAIT_SECONDS", gt=0, le=3600)
+    ] = 60.0
     image_tokens: Annotated[int, Field(validation_alias="GATEWAY_IMAGE_TOKENS", ge=0, le=10_000_000)] = 4096
     journal_bytes: Annotated[
         int, Field(validation_alias="GATEWAY_JOURNAL_BYTES", ge=_MIB, le=65_536 * _MIB)

@@ -57,6 +57,7 @@ class Tally:
         "_model_digest",
         "_now",
         "_output_cap",
+        "_queued_s",
         "_rates",
         "_sent_at",
         "_started",
@@ -88,6 +89,7 @@ class Tally:
         self._now = now
         self._first_release = 0.0
         self._sent_at = 0.0
+        self._queued_s = 0.0
         self._model_digest: str | None = None
         self.attempted: list[str] = []
         self.backend: str | None = None
@@ -103,6 +105,15 @@ class Tally:
         self._model_digest = candidate.model_digest
         self._entry.sent_to(candidate.backend)
         self._sent_at = self._now()
+
+    def queued(self, seconds: float) -> None:
+        """Note that the request stood in line for so long before an attempt."""
+        self._queued_s += seconds
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds that the request has stood in line."""
+        return self._queued_s
 
     def released(self, tokens: int) -> None:
         """Note output tokens whose bytes are about to be sent."""
@@ -169,8 +180,11 @@ class Tally:
     def _durations(self) -> Durations:
         first = self.first_token_s()
         measured = self.usage.durations() if self.usage is not None else Durations()
+        queue_us = measured.queue_us
+        if self._queued_s:
+            queue_us = (queue_us or 0) + int(self._queued_s * 1e6)
         return Durations(
-            queue_us=measured.queue_us,
+            queue_us=queue_us,
             load_us=measured.load_us,
             prompt_us=measured.prompt_us,
             eval_us=measured.eval_us,

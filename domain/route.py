@@ -74,3 +74,13 @@ def rank(candidates: tuple[Candidate, ...], cooling: Collection[str]) -> tuple[C
     if not cooling:
         return candidates
     return tuple(sorted(candidates, key=lambda candidate: (candidate.silent, candidate.backend in cooling)))
+
+
+def eligible(candidates: Sequence[Candidate], cooling: Collection[str]) -> Sequence[Candidate]:
+    """Return the candidates worth waiting for, in their order: those that are well; all of them if none is.
+
+    One that failed a moment ago, or was silent for long, is no reason to leave the line of one that works.
+    """
+    ranked = rank(tuple(candidates), cooling)
+    well = [each for each in ranked if not each.silent and each.backend not in cooling]
+    return well or ranked

@@ -43,8 +43,8 @@ class Admission(msgspec.Struct, frozen=True):
 class Durations(msgspec.Struct, frozen=True):
     """Microseconds. None means that nobody measured it.
 
-    queue: waiting for a slot inside the backend; load: loading the model; prompt: evaluating the prompt;
-    eval: generating; first_token: admission to first released record; total: admission to the end.
+    queue: waiting for a place at a backend, and for a slot inside it; load: loading the model; prompt: evaluating the
+    prompt; eval: generating; first_token: admission to first released record; total: admission to the end.
     """
 
     queue_us: int | None = None

@@ -26,6 +26,7 @@ class AccessNote(msgspec.Struct, omit_defaults=True):
     model: str = ""
     backend: str = ""
     attempts: int = 0
+    queue_ms: float = 0.0
     outcome: str = ""
     tokens_in: int = 0
     tokens_out: int = 0

@@ -10,11 +10,11 @@ import msgspec
 import structlog
 
 from app.gateway.gateway import Gateway
+from app.gateway.line import Ticket, busy
 from domain.account import Tally
 from domain.answers import Echo, read_whole
 from domain.errors import (
     ModelForbidden,
-    NoCandidate,
     RejectedUpstream,
     Sent,
     UpstreamExhausted,
@@ -35,7 +35,6 @@ ERROR_BODY_BYTES: Final = 64 * 1024
 OK: Final = 200
 _COMMENT: Final = b":"
 """A line of server-sent events that starts so says nothing about the answer."""
-BUSY_RETRY_AFTER_S: Final = 5
 SERVER_ERRORS_BEFORE_STOP: Final = 2
 """A request that made two different backends answer 500 is taken for poison and not sent to a third."""
 
@@ -111,12 +110,14 @@ class _Attempts:
         if self.made and self.missing == self.made:
             return ModelForbidden()
         if self.made == self.busy:
-            return NoCandidate(BUSY_RETRY_AFTER_S)
+            return busy()
         return UpstreamExhausted()
 
 
-async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
+async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Ticket | None) -> Opened:
     """Return the first good answer in candidate order. The caller closes it.
+
+    With a ticket a candidate that has no place left is passed over; where none has one, the request waits.
 
     Raises
     ------
@@ -125,12 +126,17 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway) -> Opened:
     ModelForbidden
         Every candidate said that it does not have the model.
     NoCandidate
-        All were busy.
+        All were busy, or the request could not wait for a place any longer.
     UpstreamExhausted
         Every attempt failed.
+    Unavailable
+        This process was told to stop while the request waited for a place.
     """
     attempts = _Attempts()
-    for candidate in rank(order.candidates, gateway.cooldown.cooling()):
+    untried = rank(order.candidates, gateway.cooldown.cooling())
+    while untried:
+        candidate = untried[0] if ticket is None else await ticket.place(untried)
+        untried = tuple([each for each in untried if each is not candidate])
         if attempts.made:
             gateway.count_failover(tally.attempted[-1])
         attempts.made += 1

@@ -16,6 +16,7 @@ from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import Limiter
 from app.gateway.lists import Listing
+from app.gateway.places import Places
 from app.metrics import Metrics
 from domain.account import EvalRates
 from domain.authenticate import authenticate, usable
@@ -55,6 +56,7 @@ class Gateway:
         catalogue: Catalogue,
         upstreams: Mapping[str, Upstream],
         cooldown: Cooldown,
+        places: Places,
         ledger: Ledger,
         exchanges: Exchanges,
         metrics: Metrics,
@@ -66,6 +68,7 @@ class Gateway:
         self.catalogue = catalogue
         self.upstreams = upstreams
         self.cooldown = cooldown
+        self.places = places
         self.ledger = ledger
         self.exchanges = exchanges
         self.metrics = metrics
@@ -194,6 +197,7 @@ class Gateway:
         self.metrics.in_flight.set(len(self.exchanges))
         self.metrics.limits_shared.set(self.limiter.shared_tenants)
         self.metrics.live_processes.set(self.limiter.processes)
+        self.places.refresh_metrics()
         self.metrics.journal_open.set(ledger.open_records)
         self.metrics.journal_unconfirmed.set(ledger.unconfirmed_records)
         self.metrics.model_table_age.set(self.catalogue.age_s())

@@ -143,13 +143,14 @@ async def relay(order: Order, downstream: Downstream, tally: Tally, gateway: Gat
         The answer broke after it began and the client can only be told by closing its connection.
     """
     tally.streamed = order.request.stream
-    opened = await first_answer(order, tally, gateway)
-    order.forget_body()
-    try:
-        running = Relay(order, opened, downstream, tally, gateway)
-        if opened.reader is not None:
-            await running.stream(opened.reader)
-        else:
-            await running.body()
-    finally:
-        opened.answer.close()
+    with gateway.places.ticket(order.name.display, order.candidates, tally) as ticket:
+        opened = await first_answer(order, tally, gateway, ticket)
+        order.forget_body()
+        try:
+            running = Relay(order, opened, downstream, tally, gateway)
+            if opened.reader is not None:
+                await running.stream(opened.reader)
+            else:
+                await running.body()
+        finally:
+            opened.answer.close()

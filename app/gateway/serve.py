@@ -243,6 +243,9 @@ async def exchange(
     except ModelForbidden:
         tally.settle(UsageOutcome.REJECTED_UPSTREAM)
         raise
+    except Unavailable:
+        tally.settle(UsageOutcome.CUT)
+        raise
     except (GatewayError, AnswerCut):
         tally.settle(UsageOutcome.UPSTREAM_FAILED)
         raise
@@ -277,6 +280,7 @@ def account(visit: Visit, tally: Tally, gateway: Gateway) -> int:
     note = visit.note
     note.backend = settled.backend or ""
     note.attempts = len(settled.attempted_backends)
+    note.queue_ms = round(tally.queued_s * 1e3, 3)
     note.outcome = settled.outcome.value
     note.tokens_in = settled.tokens_in
     note.tokens_out = settled.tokens_out

@@ -27,6 +27,7 @@ from domain.tenants import KeyUse
 from domain.usage import Admission
 from domain.values import Principal, Rights, Role
 from tests.support.limiters import limiter_of_nobody
+from tests.support.places import no_places
 from tests.support.principals import principal
 from tests.support.tables import backend, config_digests, hosted, table
 from tests.support.waiting import until
@@ -100,6 +101,7 @@ class World:
             catalogue=catalogue,
             upstreams={},
             cooldown=cooldown,
+            places=no_places(self.metrics),
             ledger=NoLedger(),
             exchanges=Exchanges(write_timeout_s=30),
             metrics=self.metrics,
