@@ -161,8 +161,9 @@ class Deadlines(BaseModel):
 class BackendSpec(BaseModel):
     """One Ollama server as the operator describes it. The token never shows in repr, logs or errors.
 
-    `auth_scheme` empty means that the header carries the bare token. `max_in_flight` None means no limit of
-    ours. `allow_cloud` lets models through that leave the machine for ollama.com.
+    `auth_scheme` empty means that the header carries the bare token. `max_in_flight` bounds the requests it
+    serves at once for each model, over all processes; None means no limit of ours. `allow_cloud` lets models
+    through that leave the machine for ollama.com.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -10,7 +10,7 @@ GatewayError
 |-- RejectedUpstream           the backend found the request itself at fault
 |-- LimitExceeded              a limit or quota has no room for the request
 |-- PromptTooLarge             no limit ever has room for the request
-|-- NoCandidate                nothing could be tried, or every backend was busy
+|-- NoCandidate                nothing could be tried, every backend was busy, or no place came free
 |-- UpstreamExhausted          every attempt failed
 |-- Unavailable                our own trouble: journal full, key store or model table out of reach, draining
 UpstreamFailed                 one failed attempt; never leaves the relay
@@ -99,7 +99,7 @@ class PromptTooLarge(GatewayError):  # noqa: N818
 
 
 class NoCandidate(GatewayError):  # noqa: N818
-    """No backend could be tried, or all were busy."""
+    """No backend could be tried, all were busy, or no place came free in time."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(retry_after_s)

@@ -10,7 +10,7 @@ from app.gateway.live_processes import LiveProcesses
 
 PATIENCE_S: Final = 0.5
 """A shorter outage only delays: by itself a process does not know what others hold."""
-RECALL_S: Final = 0.04
+RECALL_S: Final = 0.1
 """What others need to say again what they hold, when they are asked to."""
 SLOW_RECALL_S: Final = 1.2
 """The same if they may not hear it, because Redis was out of reach within `UNSETTLED_S`: they speak every second."""

@@ -59,6 +59,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     client_request_id: str | None
     started_at: datetime
     ended_at: datetime
+    queue_us: int | None
     first_token_us: int | None
     total_us: int | None
 
@@ -200,10 +201,10 @@ class Gateway:
         self.app = Program("app", "serve", environ=environ, log=directory / "app.log")
         self.worker = Program("worker", environ=environ, log=directory / "worker.log")
 
-    def neighbour(self) -> tuple[Program, str]:
+    def neighbour(self, **settings: str) -> tuple[Program, str]:
         """Return another app over the same stores and backends, not started yet, and its address."""
         port = ports.pick()
-        environ = self._environ | {"GATEWAY_PORT": str(port)}
+        environ = self._environ | {"GATEWAY_PORT": str(port)} | settings
         return Program("app", "serve", environ=environ, log=self._directory / f"{port}.log"), (
             f"http://127.0.0.1:{port}"
         )
@@ -263,10 +264,13 @@ class Gateway:
 
     # callers
 
-    def client(self, key: Key | None = None, **how: Any) -> httpx.AsyncClient:
-        """Return an HTTP client that presents this key; enter it to have its connections closed."""
+    def client(self, key: Key | None = None, *, url: str = "", **how: Any) -> httpx.AsyncClient:
+        """Return an HTTP client that presents this key, to the neighbour at `url` if one is given.
+
+        Enter it to have its connections closed.
+        """
         return httpx.AsyncClient(
-            base_url=self.url,
+            base_url=url or self.url,
             headers=key.headers if key else None,
             trust_env=False,
             verify=False,  # noqa: S501 - plain HTTP only
