@@ -201,6 +201,7 @@ class Line:
         self._tickets: dict[int, Ticket] = {}
         self._unsaid = False
         self._called = False
+        self._is_ending = False
         self._sleeping: asyncio.Future[None] | None = None
         self.task = asyncio.create_task(self._converse())
 
@@ -226,6 +227,11 @@ class Line:
             del self.held[backend]
         self._changed()
 
+    def end_soon(self) -> None:
+        """Say what is left to say, and end without waiting for anybody who might need the line again."""
+        self._is_ending = True
+        self.speak()
+
     def speak(self) -> None:
         """Speak as soon as the last question is answered."""
         self._called = True
@@ -245,7 +251,7 @@ class Line:
                 except Exception:  # noqa: BLE001 - a mistake of ours: nobody waits for nothing, what is held is known
                     _log.exception("line_failed", model=self.model)
                     self._refuse_all("fault")
-                await self._called_within(TICK_S if self._tickets else RENEW_S)
+                await self._called_within(TICK_S if self._tickets or self._is_ending else RENEW_S)
         finally:
             self._on_end()
             self._refuse_all("fault")
@@ -303,9 +309,7 @@ class Line:
     def _act(self, answer: Answer) -> None:
         ticket = self._tickets.get(answer.number)
         if ticket is None:
-            # It left while the question was under way: what it was given goes back by the next word.
-            self._changed()
-            return
+            return  # it left while the question was under way: the next word gives back what it was given
         ticket.arrival = answer.arrival
         if answer.verdict is Verdict.PLACE:
             self._give(ticket, answer.backend)

@@ -78,11 +78,11 @@ class Places:
     async def leave(self) -> None:
         """Say for the last time what this process holds, which should be nothing any more, and end."""
         tasks = [line.task for line in self._lines.values()]
-        self._called(None)
+        for line in self._lines.values():
+            line.end_soon()
         if tasks:
             await asyncio.wait(tasks, timeout=LAST_WORDS_S)
-        for task in tasks:
-            await end(task)
+        await end(*tasks)
 
     def refresh_metrics(self) -> None:
         """Bring the figures up to date that are read rather than counted."""

@@ -1,16 +1,16 @@
 -- Places and the line of one model: one call takes in all that one process has to say and tells it what follows.
 --
--- KEYS[1] holds everything about the model in one value, ARGV[1] is what the process says, ARGV[2] the channel on
--- which processes hear that they should speak (theirs alone with their name behind it).
---
---   processes   name -> {seq, at: when it last spoke, held: backend -> places, caps: backend -> how many there are,
---               deaf: it did not take an offer}
---   line        tickets in order of arrival: {process, number, arrival, backends, offer, offered}
---   last        the newest arrival given
---   at, opens   when anybody last spoke; until when nothing is given
+-- KEYS[1] is a hash with everything about the model, ARGV[1] what the process says, ARGV[2] the channel on which
+-- processes hear that they should speak (theirs alone with their name behind it). Fields of the hash:
+--   state      processes: name -> {seq, at: when it last spoke, held: backend -> places, caps: of the backends its
+--              tickets name, waiting: how many tickets, deaf: it did not take an offer}
+--              offers: {process, number, backend, at}, places that are kept for a ticket
+--              at, opens: when anybody last spoke, until when nothing is given; last: the newest arrival given
+--   t:<name>   the tickets of a process: {number, arrival, backends}
 --
 -- A process always says all it holds and everybody of its own who waits: whatever was lost is whole again with its
--- next word, and nothing has to be undone. Times are microseconds.
+-- next word, and nothing has to be undone. The tickets of others are only looked at when there is something to give.
+-- Times are microseconds.
 
 local LEASE = 2000000
 local HELD = 6000000
@@ -18,6 +18,8 @@ local OFFER = 100000
 -- Processes that hold anything speak every second: after twice that, nobody could.
 local SILENCE = 2000000
 local KEEP_MS = 86400000
+
+local NUMBER, ARRIVAL, BACKENDS = 1, 2, 3
 
 local key, channel = KEYS[1], ARGV[2]
 local process, seq, recall, most_waiting, model, held, caps, wanted = unpack(cmsgpack.unpack(ARGV[1]))
@@ -33,8 +35,8 @@ end
 
 -- What Redis forgot, or what went on while nobody could speak, has to be said again before anything is given.
 local function recollect()
-  local packed = redis.call('GET', key)
-  local state = packed and cmsgpack.unpack(packed) or {processes = {}, line = {}, last = 0, opens = 0}
+  local packed = redis.call('HGET', key, 'state')
+  local state = packed and cmsgpack.unpack(packed) or {processes = {}, offers = {}, last = 0, opens = 0}
   if not packed or (now - state.at > SILENCE and anybody_holds(state)) then
     state.opens = now + recall
     for _, one in pairs(state.processes) do one.at = math.max(one.at, state.opens - HELD) end
@@ -49,107 +51,181 @@ local processes = state.processes
 -- Words that a broken connection delivered late.
 if processes[process] and processes[process].seq >= seq then return cmsgpack.pack({}) end
 
-for name, one in pairs(processes) do
-  if now - one.at > HELD then processes[name] = nil end
+local function tickets_of(name)
+  local packed = redis.call('HGET', key, 't:' .. name)
+  return packed and cmsgpack.unpack(packed) or {}
 end
-processes[process] = {seq = seq, at = now, held = held, caps = caps}
-state.at = now
 
--- The line without those who left: tickets of the silent, and of this process what it no longer names.
-local function stand_in_line()
-  local line, known = {}, {}
-  for _, ticket in ipairs(state.line) do
-    local owner = processes[ticket.process]
-    if ticket.process == process then
-      known[ticket.number] = ticket
-    elseif owner and now - owner.at <= LEASE then
-      line[#line + 1] = ticket
+-- Drop who has not spoken for so long that it counts as dead.
+local function bury()
+  for name, one in pairs(processes) do
+    if now - one.at > HELD then
+      processes[name] = nil
+      redis.call('HDEL', key, 't:' .. name)
     end
   end
-  for _, one in ipairs(wanted) do
-    local number, arrival, stays, backends = unpack(one)
-    local ticket = known[number] or {process = process, number = number, arrival = arrival, fresh = arrival == 0}
-    if ticket.arrival == 0 then ticket.arrival = math.max(now, state.last + 1) end
-    state.last = math.max(state.last, ticket.arrival)
-    ticket.backends, ticket.stays = backends, stays
-    line[#line + 1] = ticket
-  end
-  table.sort(line, function(a, b)
-    if a.arrival ~= b.arrival then return a.arrival < b.arrival end
-    if a.process ~= b.process then return a.process < b.process end
-    return a.number < b.number
-  end)
-  return line
 end
 
-local function contains(list, wanted_one)
-  for _, one in ipairs(list) do
-    if one == wanted_one then return true end
+local function is_in_line(name)
+  return processes[name] and processes[name].waiting > 0 and now - processes[name].at <= LEASE
+end
+
+-- This process's tickets with their arrivals, by number and in order. Those that were not here before are fresh.
+local function receive_tickets()
+  local mine, fresh, known = {}, {}, nil
+  for _, one in ipairs(wanted) do
+    local number, arrival, _, backends = unpack(one)
+    if arrival == 0 then
+      -- The answer that told it may have been lost.
+      if not known then
+        known = {}
+        for _, ticket in ipairs(tickets_of(process)) do known[ticket[NUMBER]] = ticket[ARRIVAL] end
+      end
+      arrival = known[number]
+      if not arrival then
+        arrival = math.max(now, state.last + 1)
+        fresh[number] = true
+      end
+    end
+    state.last = math.max(state.last, arrival)
+    mine[number] = {number, arrival, backends}
+  end
+  return mine, fresh
+end
+
+local function contains(list, one)
+  for _, each in ipairs(list) do
+    if each == one then return true end
   end
   return false
 end
 
-local function places_in_use(line)
-  local used = {}
-  for _, one in pairs(processes) do
-    for backend, places in pairs(one.held) do used[backend] = (used[backend] or 0) + places end
-  end
-  for _, ticket in ipairs(line) do
-    if ticket.offer and now - ticket.offered > OFFER then
-      ticket.offer = nil
+bury()
+local me = {seq = seq, at = now, held = held, caps = caps, waiting = #wanted}
+processes[process], state.at = me, now
+local mine, fresh = receive_tickets()
+
+local used = {}
+for _, one in pairs(processes) do
+  for backend, places in pairs(one.held) do used[backend] = (used[backend] or 0) + places end
+end
+
+-- What each of this process's tickets was given now.
+local given = {}
+
+local function give(number, backend)
+  given[number] = backend
+  held[backend] = (held[backend] or 0) + 1
+end
+
+-- Take up the offers to this process, and keep those that others may still take. Answers whose they are.
+local function go_through_offers()
+  local kept, kept_for = {}, {}
+  for _, offer in ipairs(state.offers) do
+    local name, number, backend, at = unpack(offer)
+    local ticket = name == process and mine[number]
+    if name ~= process and now - at > OFFER then
       -- Nobody of a process that does not listen is offered anything before it speaks again.
-      if ticket.process ~= process then processes[ticket.process].deaf = true end
-    elseif ticket.offer and not contains(ticket.backends, ticket.offer) then
-      ticket.offer = nil
-    elseif ticket.offer then
-      used[ticket.offer] = (used[ticket.offer] or 0) + 1
+      if processes[name] then processes[name].deaf = true end
+    elseif name ~= process then
+      kept[#kept + 1] = offer
+      kept_for[name .. ' ' .. number] = true
+      used[backend] = (used[backend] or 0) + 1
+    elseif ticket and now - at <= OFFER and contains(ticket[BACKENDS], backend) then
+      used[backend] = (used[backend] or 0) + 1
+      give(number, backend)
     end
   end
-  return used
+  state.offers = kept
+  return kept_for
 end
 
-local line = stand_in_line()
-local used = places_in_use(line)
-
--- The first backend of a ticket that has room, if the ticket may have it now.
-local function room_for(ticket)
-  local owner = processes[ticket.process]
-  if owner.deaf or now < state.opens then return nil end
-  for _, backend in ipairs(ticket.backends) do
-    if (used[backend] or 0) < (owner.caps[backend] or 0) then return backend end
-  end
-  return nil
+local function has_room(name, backend)
+  return (used[backend] or 0) < (processes[name].caps[backend] or 0)
 end
 
-local answers, waiting, heard = {}, {}, {}
-for _, ticket in ipairs(line) do
-  local mine = ticket.process == process
-  local backend = ticket.offer
-  if not backend then
-    backend = room_for(ticket)
-    if backend then used[backend] = (used[backend] or 0) + 1 end
-    if backend and not mine then
-      ticket.offer, ticket.offered = backend, now
-      heard[ticket.process] = true
+-- Whether anybody in line waits for what is free.
+local function anything_to_give()
+  if now < state.opens then return false end
+  for name, one in pairs(processes) do
+    if is_in_line(name) and not one.deaf then
+      for backend in pairs(one.caps) do
+        if has_room(name, backend) then return true end
+      end
     end
   end
-  local verdict
-  if mine and backend then
-    held[backend] = (held[backend] or 0) + 1
+  return false
+end
+
+local function whole_line()
+  local line = {}
+  for name, one in pairs(processes) do
+    if is_in_line(name) and not one.deaf then
+      for _, ticket in pairs(name == process and mine or tickets_of(name)) do
+        line[#line + 1] = {name, ticket}
+      end
+    end
+  end
+  table.sort(line, function(a, b)
+    if a[2][ARRIVAL] ~= b[2][ARRIVAL] then return a[2][ARRIVAL] < b[2][ARRIVAL] end
+    if a[1] ~= b[1] then return a[1] < b[1] end
+    return a[2][NUMBER] < b[2][NUMBER]
+  end)
+  return line
+end
+
+-- Everything that is free goes to the first in line that can use it.
+local function hand_out(kept_for)
+  local heard = {}
+  for _, one in ipairs(whole_line()) do
+    local name, number, backends = one[1], one[2][NUMBER], one[2][BACKENDS]
+    local is_served = kept_for[name .. ' ' .. number] or (name == process and given[number])
+    for _, backend in ipairs(is_served and {} or backends) do
+      if has_room(name, backend) then
+        used[backend] = (used[backend] or 0) + 1
+        if name == process then
+          give(number, backend)
+        else
+          state.offers[#state.offers + 1] = {name, number, backend, now}
+          heard[name] = true
+        end
+        break
+      end
+    end
+  end
+  for name in pairs(heard) do redis.call('PUBLISH', channel .. ':' .. name, model) end
+end
+
+local kept_for = go_through_offers()
+if anything_to_give() then hand_out(kept_for) end
+
+local waiting = 0
+for name, one in pairs(processes) do
+  if name ~= process and is_in_line(name) then waiting = waiting + one.waiting end
+end
+local answers, staying = {}, {}
+for _, one in ipairs(wanted) do
+  local number, _, stays = unpack(one)
+  local verdict = 'wait'
+  if given[number] then
     verdict = 'place'
-  elseif mine and not ticket.stays then
+  elseif not stays then
     verdict = 'pass'
-  elseif mine and ticket.fresh and #waiting >= most_waiting then
+  elseif fresh[number] and waiting >= most_waiting then
     verdict = 'full'
   else
-    verdict = 'wait'
-    ticket.fresh = nil
-    waiting[#waiting + 1] = ticket
+    waiting = waiting + 1
+    staying[#staying + 1] = mine[number]
   end
-  if mine then answers[#answers + 1] = {ticket.number, verdict, ticket.arrival, backend or ''} end
+  answers[#answers + 1] = {number, verdict, mine[number][ARRIVAL], given[number] or ''}
 end
-state.line = waiting
+me.waiting = #staying
 
-redis.call('SET', key, cmsgpack.pack(state), 'PX', KEEP_MS)
-for name in pairs(heard) do redis.call('PUBLISH', channel .. ':' .. name, model) end
+redis.call('HSET', key, 'state', cmsgpack.pack(state))
+if #staying > 0 then
+  redis.call('HSET', key, 't:' .. process, cmsgpack.pack(staying))
+else
+  redis.call('HDEL', key, 't:' .. process)
+end
+redis.call('PEXPIRE', key, KEEP_MS)
 return cmsgpack.pack(answers)

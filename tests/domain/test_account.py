@@ -255,6 +255,31 @@ def test_durations_are_ours_from_arrival_and_the_backends_from_its_report() -> N
     assert (took.queue_us, took.load_us, took.prompt_us, took.eval_us) == (4, 1, 2, 3)
 
 
+def test_the_time_in_line_is_part_of_the_queueing() -> None:
+    world = World()
+    world.tally.queued(0.5)
+    world.tally.attempt(A)
+    world.tally.queued(0.25)
+    world.tally.attempt(B)
+    world.tally.usage = MeasuredUsage(1, 1, total_ns=10_000, load_ns=1_000, prompt_ns=2_000, eval_ns=3_000)
+
+    assert world.tally.queued_s == 0.75
+    assert world.tally.settle(COMPLETED).durations.queue_us == 750_004
+
+
+def test_a_request_that_only_waited_has_its_time_in_line_and_costs_nothing() -> None:
+    world = World()
+    world.tally.queued(0.5)
+    settled = world.tally.settle(CLIENT_CLOSED)
+
+    assert settled.durations.queue_us == 500_000
+    assert (settled.tokens_in, settled.tokens_out, settled.estimated) == (0, 0, False)
+
+
+def test_without_a_report_and_without_a_line_nobody_knows_of_queueing() -> None:
+    assert World().tally.settle(FAILED).durations.queue_us is None
+
+
 def test_without_a_released_record_there_is_no_first_token() -> None:
     world = World()
     world.tally.attempt(A)

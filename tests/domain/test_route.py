@@ -3,7 +3,7 @@
 import pytest
 
 from domain.model_table import BackendCondition
-from domain.route import Candidate, ModelIndex, rank
+from domain.route import Candidate, ModelIndex, eligible, rank
 from tests.support.tables import backend, config_digests, hosted, index, table
 
 SILENT, STALE, OK = BackendCondition.SILENT, BackendCondition.STALE, BackendCondition.OK
@@ -101,3 +101,17 @@ def test_who_cools_down_is_tried_after_who_is_well_and_before_who_is_silent(
     found = index(*(backend(name, MODEL, condition=SILENT if name in silent else OK) for name in "abc"))
 
     assert names(rank(found.candidates("m:1"), cooling)) == tried
+
+
+@pytest.mark.parametrize(
+    ("cooling", "expected"),
+    [((), ["a", "c"]), (("a",), ["c"]), (("a", "c"), ["a", "c", "silent"]), (("silent",), ["a", "c"])],
+)
+def test_who_is_waited_for_is_well_unless_nobody_is(cooling: tuple[str, ...], expected: list[str]) -> None:
+    candidates = (
+        Candidate("a", "aa", silent=False),
+        Candidate("silent", "aa", silent=True),
+        Candidate("c", "aa", silent=False),
+    )
+
+    assert [each.backend for each in eligible(candidates, cooling)] == expected

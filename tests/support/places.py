@@ -83,18 +83,16 @@ class Speaker:
 async def let_time_pass(redis: MultiplexedRedis, seconds: float, *, of: str | None = None) -> None:
     """Make everything that Redis has of the model that much older, or only what one process said."""
     script = """
-    local state = cmsgpack.unpack(redis.call('GET', KEYS[1]))
+    local state = cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state'))
     local by = tonumber(ARGV[1])
     for name, one in pairs(state.processes) do
       if ARGV[2] == '' or ARGV[2] == name then one.at = one.at - by end
     end
     if ARGV[2] == '' then
       state.at, state.opens = state.at - by, state.opens - by
-      for _, ticket in ipairs(state.line) do
-        if ticket.offered then ticket.offered = ticket.offered - by end
-      end
+      for _, offer in ipairs(state.offers) do offer[4] = offer[4] - by end
     end
-    redis.call('SET', KEYS[1], cmsgpack.pack(state))
+    redis.call('HSET', KEYS[1], 'state', cmsgpack.pack(state))
     """
     await redis.call("EVAL", script, 1, places_key(MODEL), int(seconds * 1e6), of or "")
 

@@ -39,7 +39,7 @@ class World:
 
 async def test_a_line_says_what_happened() -> None:
     world = World()
-    note = AccessNote("acme", "nng_abcdefgh", "m:1", "a", 2, "completed", 3, 5)
+    note = AccessNote("acme", "nng_abcdefgh", "m:1", "a", 2, 12.5, "completed", 3, 5)
 
     world.write(note=note, client_request_id="mine")
 
@@ -62,6 +62,7 @@ async def test_a_line_says_what_happened() -> None:
             "model": "m:1",
             "backend": "a",
             "attempts": 2,
+            "queue_ms": 12.5,
             "outcome": "completed",
             "tokens_in": 3,
             "tokens_out": 5,

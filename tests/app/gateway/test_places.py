@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.gateway.line import RETRY_AFTER_S, busy
 from domain.errors import GatewayError, NoCandidate, Unavailable
@@ -336,6 +337,17 @@ async def test_without_redis_each_process_uses_its_share_and_the_rest_waits(
         await served(of_b[1])
         assert [len(caller.got) for caller in (*of_a, *of_b)] == [1, 1, 0, 1, 1, 0]
     assert a.figure("nng_places_taken_alone_total", {"backend": "x"}) == 2
+
+
+async def test_an_outage_is_told_once_and_so_is_its_end(fragile: House, valkey_here: StoppableValkey) -> None:
+    (a,) = await together(fragile, {"x": 2}, "a")
+    with capture_logs() as logs:
+        with valkey_here.gone():
+            await served(Caller(a, "x"), Caller(a, "x"))
+        await until(lambda: not a.terms.reach.is_alone, within_s=SOON_S)
+
+    told = [(each["event"], each["log_level"]) for each in logs if each["event"].startswith("places_")]
+    assert told == [("places_unreachable", "warning"), ("places_reachable_again", "info")]
 
 
 async def test_what_was_taken_without_redis_counts_when_it_is_back(
