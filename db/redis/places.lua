@@ -93,13 +93,6 @@ local function receive_tickets()
   return mine, fresh
 end
 
-local function contains(list, one)
-  for _, each in ipairs(list) do
-    if each == one then return true end
-  end
-  return false
-end
-
 bury()
 local me = {seq = seq, at = now, held = held, caps = caps, waiting = #wanted}
 processes[process], state.at = me, now
@@ -110,30 +103,19 @@ for _, one in pairs(processes) do
   for backend, places in pairs(one.held) do used[backend] = (used[backend] or 0) + places end
 end
 
--- What each of this process's tickets was given now.
-local given = {}
-
-local function give(number, backend)
-  given[number] = backend
-  held[backend] = (held[backend] or 0) + 1
-end
-
--- Take up the offers to this process, and keep those that others may still take. Answers whose they are.
-local function go_through_offers()
+-- Keep what others may still take; answers whose it is. What was kept for this process is given out below, to the
+-- same ticket unless that has left, or one that arrived before it came back.
+local function keep_offers()
   local kept, kept_for = {}, {}
   for _, offer in ipairs(state.offers) do
     local name, number, backend, at = unpack(offer)
-    local ticket = name == process and mine[number]
-    if name ~= process and now - at > OFFER then
-      -- Nobody of a process that does not listen is offered anything before it speaks again.
-      if processes[name] then processes[name].deaf = true end
-    elseif name ~= process then
+    if name ~= process and now - at <= OFFER then
       kept[#kept + 1] = offer
       kept_for[name .. ' ' .. number] = true
       used[backend] = (used[backend] or 0) + 1
-    elseif ticket and now - at <= OFFER and contains(ticket[BACKENDS], backend) then
-      used[backend] = (used[backend] or 0) + 1
-      give(number, backend)
+    elseif name ~= process and processes[name] then
+      -- Nobody of a process that does not listen is offered anything before it speaks again.
+      processes[name].deaf = true
     end
   end
   state.offers = kept
@@ -174,17 +156,17 @@ local function whole_line()
   return line
 end
 
--- Everything that is free goes to the first in line that can use it.
+-- Everything that is free goes to the first in line that can use it. Answers what this process's tickets get.
 local function hand_out(kept_for)
-  local heard = {}
+  local given, heard = {}, {}
   for _, one in ipairs(whole_line()) do
     local name, number, backends = one[1], one[2][NUMBER], one[2][BACKENDS]
-    local is_served = kept_for[name .. ' ' .. number] or (name == process and given[number])
-    for _, backend in ipairs(is_served and {} or backends) do
+    for _, backend in ipairs(kept_for[name .. ' ' .. number] and {} or backends) do
       if has_room(name, backend) then
         used[backend] = (used[backend] or 0) + 1
         if name == process then
-          give(number, backend)
+          given[number] = backend
+          held[backend] = (held[backend] or 0) + 1
         else
           state.offers[#state.offers + 1] = {name, number, backend, now}
           heard[name] = true
@@ -194,10 +176,11 @@ local function hand_out(kept_for)
     end
   end
   for name in pairs(heard) do redis.call('PUBLISH', channel .. ':' .. name, model) end
+  return given
 end
 
-local kept_for = go_through_offers()
-if anything_to_give() then hand_out(kept_for) end
+local kept_for = keep_offers()
+local given = anything_to_give() and hand_out(kept_for) or {}
 
 local waiting = 0
 for name, one in pairs(processes) do

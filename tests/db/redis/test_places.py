@@ -232,6 +232,17 @@ async def test_an_offer_that_is_not_taken_passes_on(
     assert len(await c.say()) == 1
 
 
+async def test_nobody_is_offered_two_places(a: Speaker, b: Speaker, c: Speaker) -> None:
+    await a.ask("y")
+    await a.ask("y")
+    await b.ask("y")
+    await c.ask("y")
+    await a.give_back("y")
+    await a.give_back("y")
+
+    assert [len(await speaker.say()) for speaker in (c, b)] == [1, 1]
+
+
 async def test_an_offer_is_kept_for_a_while(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
