@@ -336,9 +336,9 @@ class Line:
                 self._pass(ticket)
             elif is_alone and not terms.processes.are_known:
                 self._decide(ticket, terms.refusal("outage"))
-            elif not ticket.stands and waiting >= terms.most_waiting:
+            elif is_alone and not ticket.stands and waiting >= terms.most_waiting:
                 self._decide(ticket, terms.refusal("full"))
-            else:
+            elif is_alone:
                 ticket.stands = True
                 waiting += 1
 

@@ -182,9 +182,14 @@ end
 local kept_for = keep_offers()
 local given = anything_to_give() and hand_out(kept_for) or {}
 
+local is_open = now >= state.opens
 local waiting = 0
 for name, one in pairs(processes) do
   if name ~= process and is_in_line(name) then waiting = waiting + one.waiting end
+end
+-- Who waits only for the line to open is not turned away for it.
+for backend, places in pairs(is_open and {} or caps) do
+  most_waiting = most_waiting + math.max(0, places - (used[backend] or 0))
 end
 local answers, staying = {}, {}
 for _, one in ipairs(wanted) do
@@ -192,7 +197,7 @@ for _, one in ipairs(wanted) do
   local verdict = 'wait'
   if given[number] then
     verdict = 'place'
-  elseif not stays then
+  elseif not stays and (is_open or waiting >= most_waiting) then
     verdict = 'pass'
   elseif fresh[number] and waiting >= most_waiting then
     verdict = 'full'

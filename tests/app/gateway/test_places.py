@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.gateway.line import RETRY_AFTER_S, busy
+from app.gateway.reach import PATIENCE_S
 from domain.errors import GatewayError, NoCandidate, Unavailable
 from tests.support.places import MODEL, House, Process, Times, candidates, house, no_places
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
@@ -111,6 +112,12 @@ async def test_who_finds_a_capped_candidate_full_goes_to_the_one_without_a_cap(w
     await served(Caller(a, "x"))
 
     assert await served(Caller(a, "x", "free")) == ["free"]
+
+
+async def test_the_first_request_of_all_goes_to_the_first_candidate(world: House) -> None:
+    a = await world.process("a", caps=ONE)
+
+    assert await served(Caller(a, "x", "free")) == ["x"]
 
 
 async def test_a_full_candidate_is_passed_over(world: House) -> None:
@@ -265,6 +272,14 @@ async def test_a_full_line_refuses_at_once(world: House) -> None:
     assert a.figure("nng_line_refusals_total", {"reason": "full"}) == 1
 
 
+async def test_where_nobody_waits_the_first_request_of_all_is_served(world: House) -> None:
+    a = await world.process("a", caps=ONE, most_waiting=0)
+    first = Caller(a, "x")
+
+    assert await served(first) == ["x"]
+    assert isinstance(await refusal(Caller(a, "x")), NoCandidate)
+
+
 async def test_a_process_that_is_told_to_stop_refuses_who_waits(world: House) -> None:
     a = await world.process("a", caps=ONE)
     runs = Caller(a, "x")
@@ -386,7 +401,8 @@ async def test_a_short_silence_only_delays(fragile: House, valkey_here: Stoppabl
     (a,) = await together(fragile, ONE, "a")
     with valkey_here.silent():
         caller = Caller(a, "x")
-        await standing(caller)
+        await asyncio.wait([caller.task], timeout=PATIENCE_S / 2)
+        assert (caller.got, caller.refused) == ([], None)
 
     assert await served(caller) == ["x"]
     assert a.figure("nng_places_taken_alone_total", {"backend": "x"}) == 0
