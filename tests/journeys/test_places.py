@@ -24,7 +24,7 @@ from tests.support.counts import count
 from tests.support.gateway import READY_WITHIN_S, Gateway, Key, Program, request_id
 from tests.support.leaving_client import leaving_client
 from tests.support.ollama import SimulatedOllama
-from tests.support.places import most_at_once
+from tests.support.places import in_line, most_at_once
 from tests.support.servers import Databases
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
@@ -181,10 +181,10 @@ async def taken(places: Places) -> AsyncIterator[Taken]:
 
 
 async def waiting(places: Places, expected: int) -> None:
-    """Wait until so many requests stand in line, of those that the first address counts."""
+    """Wait until so many requests stand in line."""
     async with asyncio.timeout(READY_WITHIN_S):
-        while (await places.gateway.metrics())["nng_waiting_requests"] != expected:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        while await in_line(places.redis, SOLO) != expected:  # noqa: ASYNC110 - other processes
+            await asyncio.sleep(0.01)
 
 
 # -- never more than there is
@@ -238,6 +238,21 @@ async def test_without_redis_the_shares_of_all_processes_hold(places: Places) ->
 # -- the line
 
 
+async def test_places_pass_on_in_order_of_arrival_over_all_processes(places: Places, taken: Taken) -> None:
+    await taken.all_of(SOLO, places.gateway.url)
+    await places.backend("a").change(tokens=3, token_interval_ms=5)
+    async with places.clients() as clients:
+        asked = []
+        for number in range(10):
+            asked.append(asyncio.create_task(ask(clients[number % 2], model=SOLO)))
+            await waiting(places, number + 1)
+        await taken.end_one()
+        replies = await asyncio.gather(*asked)
+    served = [request.request_id for request in (await places.backend("a").requests())[CAPS["a"] :]]
+
+    assert served == [str(request_id(reply)) for reply in replies]
+
+
 async def test_a_client_that_leaves_the_line_frees_its_ticket(places: Places, taken: Taken) -> None:
     key = await places.gateway.tenant()
     await taken.all_of(SOLO, places.gateway.url)
@@ -245,8 +260,9 @@ async def test_a_client_that_leaves_the_line_frees_its_ticket(places: Places, ta
         await leaver.post(NATIVE_STREAM.path, NATIVE_STREAM.body(SOLO), key=key.text)
         await waiting(places, 1)
         behind = asyncio.create_task(taken.one(SOLO, places.twin_url))
+        await waiting(places, 2)
         leaver.leave()
-    await waiting(places, 0)
+    await waiting(places, 1)
     (row,) = await places.gateway.rows_of_all(key, 1)
     await taken.end_one()
     await behind
@@ -292,8 +308,7 @@ async def test_a_process_told_to_stop_refuses_who_waits(places: Places, taken: T
     await taken.all_of(SOLO, places.gateway.url)
     async with places.gateway.client(places.key, url=places.twin_url) as client:
         late = asyncio.create_task(ask(client, model=SOLO))
-        await asyncio.wait([late], timeout=0.5)
-        assert not late.done()
+        await waiting(places, 1)
         places.twin.ask_to_stop()
         reply = await late
     await places.twin.ended()
@@ -320,9 +335,9 @@ async def test_the_tickets_of_a_killed_process_leave_the_line(places: Places, ta
     await taken.all_of(SOLO, places.gateway.url)
     async with places.gateway.client(places.key, url=places.twin_url) as client:
         first = asyncio.create_task(ask(client, model=SOLO))
-        await asyncio.wait([first], timeout=0.5)
-        behind = asyncio.create_task(taken.one(SOLO, places.gateway.url))
         await waiting(places, 1)
+        behind = asyncio.create_task(taken.one(SOLO, places.gateway.url))
+        await waiting(places, 2)
         with places.twin.gone():
             killed = time.monotonic()
             await asyncio.gather(first, return_exceptions=True)

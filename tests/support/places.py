@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
+import msgspec
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -95,6 +96,14 @@ async def let_time_pass(redis: MultiplexedRedis, seconds: float, *, of: str | No
     redis.call('HSET', KEYS[1], 'state', cmsgpack.pack(state))
     """
     await redis.call("EVAL", script, 1, places_key(MODEL), int(seconds * 1e6), of or "")
+
+
+async def in_line(redis: Redis, model: str) -> int:
+    """Return how many requests of all processes stand in a model's line."""
+    state = await redis.hget(places_key(model), "state")
+    if state is None:
+        return 0
+    return sum(process["waiting"] for process in msgspec.msgpack.decode(state)["processes"].values())
 
 
 class Times:
