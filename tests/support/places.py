@@ -101,7 +101,7 @@ async def let_time_pass(redis: MultiplexedRedis, seconds: float, *, of: str | No
 async def in_line(redis: Redis, model: str) -> int:
     """Return how many requests of all processes stand in a model's line."""
     state = await redis.hget(places_key(model), "state")
-    if state is None:
+    if not isinstance(state, bytes):
         return 0
     return sum(process["waiting"] for process in msgspec.msgpack.decode(state)["processes"].values())
 
