@@ -176,15 +176,16 @@ class House:
         most_waiting: int = MOST_WAITING,
         longest_wait_s: float = 30,
         hears: bool = True,
+        store: PlaceStore | None = None,
     ) -> Process:
-        """Start one."""
+        """Start one; it speaks to Redis unless it is given another store."""
         redis = MultiplexedRedis(SecretStr(self.url), timeout_s=0.25)
         self._stack.push_async_callback(redis.aclose)
         patient: Redis = await self._stack.enter_async_context(connect_patient(SecretStr(self.url)))
         self.alive.add(name)
         processes = LiveProcesses(name, seen=self._seen)
         terms = Terms(
-            PlaceStore(redis, process_id=name, channel=own_channel(patient, CHANNEL)),
+            store or PlaceStore(redis, process_id=name, channel=own_channel(patient, CHANNEL)),
             caps=caps,
             most_waiting=most_waiting,
             longest_wait_s=longest_wait_s,

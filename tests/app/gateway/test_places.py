@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from app.gateway.line import RETRY_AFTER_S, busy
 from app.gateway.reach import PATIENCE_S
+from db.redis.places import Answer, PlaceStore
 from domain.errors import GatewayError, NoCandidate, Unavailable
 from tests.support.places import MODEL, House, Process, Times, candidates, house, no_places
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
@@ -296,6 +297,24 @@ async def test_the_refused_are_not_told_to_come_back_all_at_once() -> None:
     told = {busy().retry_after_s for _ in range(200)}
 
     assert told == set(range(RETRY_AFTER_S[0], RETRY_AFTER_S[1] + 1))
+
+
+class BrokenStore(PlaceStore):
+    """A store with a mistake in it."""
+
+    def __init__(self) -> None:
+        """Know no Redis."""
+
+    async def say(self, model: str, **said: object) -> list[Answer]:
+        raise ZeroDivisionError(model, said)
+
+
+async def test_a_mistake_of_ours_leaves_nobody_waiting(world: House) -> None:
+    a = await world.process("a", caps=ONE, store=BrokenStore())
+
+    for _ in range(2):
+        assert isinstance(await refusal(Caller(a, "x")), NoCandidate)
+    assert a.figure("nng_line_refusals_total", {"reason": "fault"}) == 2
 
 
 async def test_who_waits_is_counted_and_its_time_booked(world: House) -> None:
