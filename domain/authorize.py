@@ -6,9 +6,11 @@ from domain.route import Candidate, ModelIndex
 
 
 def authorize(
-    model: str, *, rights: ModelRights, index: ModelIndex
+    model: str, *, rights: ModelRights, index: ModelIndex, embeds: bool = False
 ) -> tuple[CanonicalName, tuple[Candidate, ...]]:
     """Return the model's canonical name and the backends that host it.
+
+    With `embeds` only those whose vectors can be compared with each other (`ModelIndex.embedders`).
 
     Every question is asked whatever the earlier ones answered, so that the time spent does not tell an absent
     model from a forbidden one.
@@ -16,13 +18,13 @@ def authorize(
     Raises
     ------
     ModelForbidden
-        Not a name, a cloud model, not granted or not hosted: no difference.
+        Not a name, not granted or not hosted, as every cloud model is where no backend allows it: no difference.
     """
     name = canonical(model)
     if name is None:
         raise ModelForbidden
     permitted = rights.permit(name)
-    candidates = index.candidates(name.display)
+    candidates = index.embedders(name.display) if embeds else index.candidates(name.display)
     if not (permitted and candidates):
         raise ModelForbidden
     return name, candidates

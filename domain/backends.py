@@ -12,8 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from domain.model_names import canonical
-from domain.model_table import HostedModel
+from domain.model_names import canonical, is_cloud
+from domain.model_table import HostedModel, LoadedModel
 
 DEFAULT_BACKEND_NAME = "default"
 """Name of the one backend that the `OLLAMA_BASE_URL` family describes."""
@@ -251,9 +251,11 @@ def build_backend_headers(backend: BackendSpec) -> dict[str, str]:
 def config_digest(backend: BackendSpec) -> str:
     """Return a fingerprint of a backend's name and address: do two processes mean the same one.
 
+    Whether its cloud models count is part of it: what was read while they did is forgotten once they do not.
     The token has no part in it: nothing about a secret can be worked out from what is stored.
     """
-    return hashlib.sha256(f"{backend.name}\n{backend.base_url}".encode()).hexdigest()[:16]
+    facts = f"{backend.name}\n{backend.base_url}" + ("\ncloud" if backend.allow_cloud else "")
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 MAX_MODELS = 4096
@@ -294,14 +296,10 @@ class _Tag(msgspec.Struct):
     remote_model: str | None = None
 
 
-class _Loaded(msgspec.Struct):
-    name: str
-
-
 _decode_version = msgspec.json.Decoder(_Version).decode
 _decode_models = msgspec.json.Decoder(_Models).decode
 _decode_tag = msgspec.json.Decoder(_Tag).decode
-_decode_loaded = msgspec.json.Decoder(_Loaded).decode
+_decode_loaded = msgspec.json.Decoder(LoadedModel).decode
 _decode_details = msgspec.json.Decoder(
     Annotated[dict[_ShortText, _Detail], msgspec.Meta(max_length=_MAX_LIST)]
 ).decode
@@ -322,8 +320,8 @@ def parse_version(body: bytes) -> str | None:
 def parse_tags(body: bytes, *, allow_cloud: bool) -> tuple[HostedModel, ...]:
     """Return the models of `/api/tags` under their canonical names, each once, in the backend's order.
 
-    An entry that cannot be understood is left out, and so is one that would leave the machine, unless
-    `allow_cloud`: one odd model does not cost the operator a backend.
+    An entry that cannot be understood is left out, and so is one that would leave the machine, by its name or as a
+    stub, unless `allow_cloud`: one odd model does not cost the operator a backend.
 
     Raises
     ------
@@ -337,8 +335,10 @@ def parse_tags(body: bytes, *, allow_cloud: bool) -> tuple[HostedModel, ...]:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
         name = canonical(tag.name)
-        is_remote = bool(tag.remote_host or tag.remote_model)
-        if name is None or (is_remote and not allow_cloud) or name.display in found:
+        if name is None or name.display in found:
+            continue
+        leaves = bool(tag.remote_host or tag.remote_model) or is_cloud(name.display)
+        if leaves and not allow_cloud:
             continue
         found[name.display] = HostedModel(
             name=name.display,
@@ -351,23 +351,25 @@ def parse_tags(body: bytes, *, allow_cloud: bool) -> tuple[HostedModel, ...]:
     return tuple(found.values())
 
 
-def parse_loaded(body: bytes) -> tuple[str, ...]:
-    """Return the canonical names of the models that `/api/ps` says are in memory.
+def parse_loaded(body: bytes) -> tuple[LoadedModel, ...]:
+    """Return the models that `/api/ps` says are in memory, under their canonical names, each once.
 
     Raises
     ------
     BadAnswer
         The answer as a whole is not a list of models.
     """
-    names: dict[str, None] = {}
+    found: dict[str, LoadedModel] = {}
     for raw in _entries(body):
         try:
-            name = canonical(_decode_loaded(raw).name)
+            loaded = _decode_loaded(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        if name is not None:
-            names[name.display] = None
-    return tuple(names)
+        name = canonical(loaded.name)
+        if name is not None and name.display not in found:
+            expires_at = loaded.expires_at if _TIME.fullmatch(loaded.expires_at) else _ZERO_TIME
+            found[name.display] = msgspec.structs.replace(loaded, name=name.display, expires_at=expires_at)
+    return tuple(found.values())
 
 
 def _entries(body: bytes) -> list[msgspec.Raw]:

@@ -37,7 +37,8 @@ _NO_NAMESPACE = r"(?!.*/)"
 class CanonicalName(msgspec.Struct, frozen=True):
     """One model name, understood.
 
-    `display` is the compare key: lower case, default host and namespace dropped, tag always present.
+    `display` is the compare key: lower case, default host and namespace dropped, tag always present. That of a
+    model in Ollama's cloud ends in `:cloud` or in `-cloud`, and no other one does (`is_cloud`).
     `forwarded` is what a backend is sent: the client's own text where only the tag may be missing, else
     `display`. `needs_echo` says that backends answer with another spelling than the client's, so replies are
     rewritten.
@@ -49,9 +50,10 @@ class CanonicalName(msgspec.Struct, frozen=True):
 
 
 def canonical(text: str) -> CanonicalName | None:
-    """Return the canonical name, or None for text that is no name or that means a cloud model.
+    """Return the canonical name, or None for text that is no name.
 
-    The caller gives one answer for both; the result is remembered, within bounds, for the hot path.
+    Names of cloud models are names: whether anybody may use one is for the model table to say, which only lists
+    those of backends that allow it. The result is remembered, within bounds, for the hot path.
     """
     if len(text) > MAX_NAME_CHARS:
         return None
@@ -66,11 +68,14 @@ def is_cloud(text: str) -> bool:
 @lru_cache(maxsize=4096)
 def _canonical(text: str) -> CanonicalName | None:
     base, source = _split_source(text.strip(_SPACE))
-    if source == "cloud" or (source and _split_source(base)[1]):
+    if source and _split_source(base)[1]:
         return None
     display = _display(base)
     if display is None:
         return None
+    if source == "cloud":
+        untagged = display.removesuffix(f":{DEFAULT_TAG}")
+        display = f"{display}-cloud" if untagged == display else f"{untagged}:cloud"
     plain = display in {text, f"{text}:{DEFAULT_TAG}"}
     return CanonicalName(display, text if plain else display, needs_echo=not plain)
 

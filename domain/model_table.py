@@ -2,8 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class BackendCondition(StrEnum):
@@ -35,6 +38,19 @@ class HostedModel(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] = ()
 
 
+class LoadedModel(msgspec.Struct, frozen=True):
+    """One model in a backend's memory, as `/api/ps` tells it; sizes in bytes.
+
+    `expires_at` is RFC 3339 text: in the past while the model is busy, centuries away when it is pinned.
+    """
+
+    name: str
+    size: _Size = 0
+    size_vram: _Size = 0
+    context_length: _Size | None = None
+    expires_at: str = ""
+
+
 class BackendState(msgspec.Struct, frozen=True):
     """One backend as of the last poll. `error` is a class of failure for operators, never upstream text."""
 
@@ -46,7 +62,12 @@ class BackendState(msgspec.Struct, frozen=True):
     last_ok_at: datetime | None = None
     polled_at: datetime | None = None
     error: str | None = None
-    loaded: tuple[str, ...] = ()
+    in_memory: tuple[LoadedModel, ...] = ()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The names of the models in memory."""
+        return tuple(model.name for model in self.in_memory)
 
 
 class ModelTable(msgspec.Struct, frozen=True):

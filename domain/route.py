@@ -36,11 +36,8 @@ class ModelIndex:
             for model in state.models:
                 by_name.setdefault(model.name, []).append(Candidate(state.name, model.digest, silent))
                 lengths.setdefault(model.name, []).append(_context_length(model))
-        self._candidates = {
-            name: tuple(sorted(found, key=lambda candidate: candidate.silent))
-            for name, found in by_name.items()
-        }
-
+        self._candidates = {name: _answering_first(found) for name, found in by_name.items()}
+        self._embedders = {name: _answering_first(_of_one_digest(found)) for name, found in by_name.items()}
         self._context_lengths = {name: _widest(found) for name, found in lengths.items()}
 
     def context_length(self, model: str) -> int | None:
@@ -53,6 +50,28 @@ class ModelIndex:
     def candidates(self, model: str) -> tuple[Candidate, ...]:
         """Return the backends hosting `model`: answering ones first, silent ones last; empty if nobody does."""
         return self._candidates.get(model, ())
+
+    def embedders(self, model: str) -> tuple[Candidate, ...]:
+        """Return the candidates that embed with one and the same digest of `model`.
+
+        Vectors of different digests cannot be compared, so they must never be mixed. The digest of the first
+        backend in the operator's order counts, whether that backend answers or not: a failure moves no traffic to
+        another digest, and processes that read the same table agree. It changes when the operator changes the
+        order or that backend's model.
+        """
+        return self._embedders.get(model, ())
+
+
+def _answering_first(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(sorted(candidates, key=lambda candidate: candidate.silent))
+
+
+def _of_one_digest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Keep those with the digest of the first; a digest that nobody knows is the same as no other."""
+    first = candidates[0]
+    if not first.model_digest:
+        return (first,)
+    return [candidate for candidate in candidates if candidate.model_digest == first.model_digest]
 
 
 def _context_length(model: HostedModel) -> int | None:

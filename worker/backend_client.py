@@ -19,7 +19,7 @@ from domain.backends import (
     parse_tags,
     parse_version,
 )
-from domain.model_table import HostedModel
+from domain.model_table import HostedModel, LoadedModel
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _UNAUTHORIZED: Final = frozenset({401, 403})
@@ -38,7 +38,7 @@ class BackendAnswer(msgspec.Struct, frozen=True):
 
     version: str | None
     models: tuple[HostedModel, ...]
-    loaded: tuple[str, ...]
+    loaded: tuple[LoadedModel, ...]
 
 
 class BackendClient:
@@ -95,7 +95,7 @@ class BackendClient:
         """Close idle connections."""
         await self._client.aclose()
 
-    async def _ask_loaded(self, deadline: float) -> tuple[str, ...]:
+    async def _ask_loaded(self, deadline: float) -> tuple[LoadedModel, ...]:
         with contextlib.suppress(PollFailed, BadAnswer, TimeoutError):
             async with asyncio.timeout_at(deadline):
                 return parse_loaded(await self._get("/api/ps"))

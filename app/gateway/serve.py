@@ -37,7 +37,7 @@ from domain.ollama import unload_answer
 from domain.requests import ParsedRequest, Policed, parse_request, rebuild
 from domain.reservations import probable, reserve
 from domain.route import Candidate
-from domain.routes import RouteSpec
+from domain.routes import RouteKind, RouteSpec
 from domain.streams import stream_error
 from domain.usage import Admission, UsageOutcome
 from domain.values import Principal, TenantId
@@ -140,7 +140,10 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
         An option policy rejects a field.
     """
     name, candidates = authorize(
-        request.model, rights=gateway.rights(principal), index=gateway.catalogue.known()
+        request.model,
+        rights=gateway.rights(principal),
+        index=gateway.catalogue.known(),
+        embeds=request.spec.kind is RouteKind.EMBED,
     )
     if principal.tenant_id is None:
         raise ModelForbidden

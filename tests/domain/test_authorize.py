@@ -51,6 +51,27 @@ def test_every_no_is_the_same_no(model: str) -> None:
     assert refusal.value.args == ()
 
 
+@pytest.mark.parametrize("spelling", ["llama3.2:8b-cloud", "llama3.2:8B:cloud", "library/llama3.2:8b-CLOUD"])
+def test_a_cloud_model_that_a_backend_lists_is_a_model(spelling: str) -> None:
+    listing = index(backend("a", hosted("llama3.2:8b")), backend("b", hosted("llama3.2:8b-cloud")))
+
+    name, candidates = authorize(
+        spelling, rights=ModelRights(Rights(patterns=("llama3.2:*",)), None), index=listing
+    )
+
+    assert (name.display, [c.backend for c in candidates]) == ("llama3.2:8b-cloud", ["b"])
+
+
+def test_embedding_asks_backends_of_one_digest_alone() -> None:
+    listing = index(
+        *(backend(name, hosted("m:1", digest=digest)) for name, digest in zip("abc", "121", strict=True))
+    )
+
+    _, candidates = authorize("m:1", rights=EVERYTHING, index=listing, embeds=True)
+
+    assert [candidate.backend for candidate in candidates] == ["a", "c"]
+
+
 def test_a_granted_model_that_nobody_hosts_is_forbidden_too() -> None:
     with pytest.raises(ModelForbidden):
         authorize("phi4", rights=EVERYTHING, index=INDEX)

@@ -17,6 +17,7 @@ from domain.backends import (
     parse_tags,
     parse_version,
 )
+from domain.model_table import LoadedModel
 
 URL = "http://127.0.0.1:11434"
 
@@ -194,6 +195,7 @@ def test_the_digest_follows_name_and_address_and_knows_no_token() -> None:
     assert config_digest(spec()) == config_digest(spec(auth_token="t"))
     assert config_digest(spec()) != config_digest(spec(name="b"))
     assert config_digest(spec()) != config_digest(spec(base_url="http://127.0.0.1:11435"))
+    assert config_digest(spec()) != config_digest(spec(allow_cloud=True))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,11 @@ def test_models_that_leave_the_machine_are_dropped() -> None:
 
 
 def test_remote_stubs_stay_where_the_operator_allows_them() -> None:
-    assert names(tags_body({"name": "stub", "remote_host": "https://o"}), allow_cloud=True) == ["stub:latest"]
+    body = tags_body(
+        {"name": "stub", "remote_host": "https://o"}, {"name": "x:cloud"}, {"name": "y:8b-CLOUD"}
+    )
+
+    assert names(body, allow_cloud=True) == ["stub:latest", "x:cloud", "y:8b-cloud"]
 
 
 def test_the_number_of_models_is_bounded() -> None:
@@ -323,7 +329,29 @@ def test_what_is_no_list_of_models_is_a_bad_answer(body: bytes) -> None:
 
 
 def test_loaded_models_are_canonical_and_once() -> None:
-    assert parse_loaded(tags_body({"name": "a"}, {"name": "A"}, {"name": 3}, {"name": "b:1"})) == (
-        "a:latest",
-        "b:1",
+    loaded = parse_loaded(tags_body({"name": "a"}, {"name": "A"}, {"name": 3}, {"name": "b:1"}))
+
+    assert [model.name for model in loaded] == ["a:latest", "b:1"]
+
+
+def test_a_loaded_model_tells_its_sizes_and_its_expiry() -> None:
+    said = {"size": 7, "size_vram": 5, "context_length": 4096, "expires_at": "2026-01-01T00:00:00.5+01:00"}
+
+    assert parse_loaded(tags_body({"name": "a", "digest": "x", **said})) == (
+        LoadedModel("a:latest", 7, 5, 4096, "2026-01-01T00:00:00.5+01:00"),
     )
+
+
+@pytest.mark.parametrize(
+    "odd", [{"size": -1}, {"size_vram": 2**64}, {"expires_at": 7}, {"size": "7"}], ids=str
+)
+def test_an_odd_loaded_model_costs_nobody_the_others(odd: dict[str, object]) -> None:
+    assert [model.name for model in parse_loaded(tags_body({"name": "a", **odd}, {"name": "b"}))] == [
+        "b:latest"
+    ]
+
+
+def test_an_expiry_that_is_no_time_is_long_past() -> None:
+    (loaded,) = parse_loaded(tags_body({"name": "a", "expires_at": "/etc/passwd"}))
+
+    assert loaded.expires_at == "0001-01-01T00:00:00Z"

@@ -59,6 +59,10 @@ NO_NAMES = (
     "\u212aimi",
     "../etc/passwd",
     "llama3:local:local",
+    "llama3:cloud:local",
+    "llama3:local:cloud",
+    "llama3:8b-cloud:cloud",
+    "llama3:-cloud",
     "m" * 81,
     "m:" + "t" * 81,
     "n" * 81 + "/m",
@@ -66,16 +70,17 @@ NO_NAMES = (
     " " * 700 + "llama3",
 )
 
-CLOUD_NAMES = (
-    "gpt-oss:cloud",
-    "gpt-oss:20b-cloud",
-    "gpt-oss:20b-CLOUD",
-    "gpt-oss: cloud",
-    "gpt-oss:cloud ",
-    "gpt-oss:20b:cloud",
-    "gpt-oss:cloud:local",
-    "ns/gpt-oss:120b-cloud",
-)
+CLOUD_NAMES = {
+    "gpt-oss:cloud": "gpt-oss:cloud",
+    "gpt-oss:latest-cloud": "gpt-oss:cloud",
+    "gpt-oss: cloud": "gpt-oss:cloud",
+    "gpt-oss:cloud ": "gpt-oss:cloud",
+    "gpt-oss:20b-cloud": "gpt-oss:20b-cloud",
+    "gpt-oss:20b-CLOUD": "gpt-oss:20b-cloud",
+    "gpt-oss:20b:cloud": "gpt-oss:20b-cloud",
+    "ns/gpt-oss:120b-cloud": "ns/gpt-oss:120b-cloud",
+    "latest:latest/ns/m:cloud": "latest:latest/ns/m:cloud",
+}
 
 EXACT_NAMES = (
     "llama3",
@@ -101,14 +106,14 @@ def test_what_ollama_takes_for_no_name_is_none(text: str) -> None:
     assert canonical(text) is None
 
 
-@pytest.mark.parametrize("text", CLOUD_NAMES)
-def test_a_cloud_name_is_no_name(text: str) -> None:
-    assert canonical(text) is None
+@pytest.mark.parametrize(("text", "display"), CLOUD_NAMES.items())
+def test_a_cloud_name_is_a_name_of_its_own(text: str, display: str) -> None:
+    name = canonical(text)
 
-
-@pytest.mark.parametrize("text", [name for name in CLOUD_NAMES if not name.endswith(":local")])
-def test_a_cloud_name_is_recognised(text: str) -> None:
+    assert name is not None
+    assert (name.display, name.needs_echo) == (display, text != display)
     assert is_cloud(text)
+    assert is_cloud(display)
 
 
 @pytest.mark.parametrize("text", ["llama3", "my-cloud-model", "a-cloud/m", "cloud", "x:cloudy", "x:local"])
@@ -155,7 +160,7 @@ def test_the_canonical_name_of_a_canonical_name_is_itself(text: str) -> None:
         assert forwarded is not None
         assert forwarded.display == name.display
         assert re.fullmatch(r"[a-z0-9_.:/-]+", name.display)
-        assert not is_cloud(name.forwarded)
+        assert is_cloud(name.forwarded) == is_cloud(name.display) == is_cloud(text)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ def test_a_pattern_does_not_cover(pattern: str, text: str) -> None:
 
 
 def test_a_pattern_that_can_never_match_has_no_normal_form() -> None:
-    assert normal_pattern("llama3:cloud") is None
+    assert normal_pattern("llama3:cloud:local") is None
     assert normal_pattern("lla ma*") is None
     assert normal_pattern("Library/Llama3") == "llama3:latest"
 

@@ -66,6 +66,33 @@ def test_the_context_of_a_model_is_bounded_whichever_backend_answers(
     assert found.context_length("m:1") == bound
 
 
+@pytest.mark.parametrize(
+    ("digests", "silent", "asked"),
+    [
+        (["1", "1", "1"], "", "abc"),
+        (["1", "2", "1"], "", "ac"),
+        (["2", "1", "1"], "", "a"),
+        (["1", "2", "1"], "a", "ca"),
+        (["1", "2", "2"], "a", "a"),
+        (["", "", "1"], "", "a"),
+    ],
+)
+def test_only_backends_with_the_first_ones_digest_embed(digests: list[str], silent: str, asked: str) -> None:
+    found = index(
+        *(
+            backend(name, hosted("m:1", digest=digest), condition=SILENT if name in silent else OK)
+            for name, digest in zip("abc", digests, strict=True)
+        )
+    )
+
+    assert "".join(names(found.embedders("m:1"))) == asked
+    assert len(found.candidates("m:1")) == 3
+
+
+def test_a_model_nobody_hosts_has_no_embedders() -> None:
+    assert index(backend("a", MODEL)).embedders("other:1") == ()
+
+
 def test_a_model_nobody_hosts_has_no_known_context() -> None:
     assert index(backend("a", MODEL)).context_length("other:1") is None
 

@@ -152,14 +152,14 @@ class Discovery:
                 version=answer.version,
                 last_ok_at=now,
                 polled_at=now,
-                loaded=answer.loaded,
+                in_memory=answer.loaded,
             )
         return msgspec.structs.replace(
             last,
             condition=failing_condition(last.last_ok_at, now=now, stale=self._stale),
             polled_at=now,
             error=answer.kind,
-            loaded=(),
+            in_memory=(),
         )
 
     async def _store(self, based_on: int) -> int:

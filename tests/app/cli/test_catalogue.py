@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from db.redis.model_table_read import TABLE_KEY, ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
-from domain.model_table import BackendCondition, BackendState, HostedModel
+from domain.model_table import BackendCondition, BackendState, HostedModel, LoadedModel
 from tests.app.cli.conftest import CommandLine
 
 NOW = datetime(2031, 5, 30, 12, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ STATES = (
         version="0.33.0",
         polled_at=NOW,
         last_ok_at=NOW,
-        loaded=("qwen3:8b",),
+        in_memory=(LoadedModel("qwen3:8b"),),
     ),
     BackendState(
         "first", "d2", BackendCondition.STALE, (hosted("llama3.2:latest"),), error="connect_refused"

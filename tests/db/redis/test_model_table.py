@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from db.redis.connection import connect_patient
 from db.redis.model_table_read import TABLE_KEY, ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
-from domain.model_table import BackendCondition, BackendState, HostedModel
+from domain.model_table import BackendCondition, BackendState, HostedModel, LoadedModel
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 STATE = BackendState(
@@ -24,7 +24,7 @@ STATE = BackendState(
     version="0.33.0",
     last_ok_at=NOW,
     polled_at=NOW,
-    loaded=("llama3.2:latest",),
+    in_memory=(LoadedModel("llama3.2:latest", 3, 2, 8192, "2026-01-01T00:00:00Z"),),
 )
 
 
