@@ -9,9 +9,11 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from app.gateway.access_log import AccessLog
+from app.gateway.cors import Cors
 from app.gateway.endpoint import Endpoint
 from app.gateway.gate import Gate
 from app.gateway.gateway import Gateway
+from app.gateway.path_keys import PathKeys
 from app.gateway.routes import public_routes
 from app.health import Probes, health_handlers, metrics_handler
 from app.lifespan import running_gateway
@@ -52,8 +54,8 @@ def create_app(settings: AppSettings) -> ASGIApp:
     metrics = Metrics(multiprocess_dir=os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
     entrance = Entrance()
     probes = Probes()
-    endpoints: dict[str, ASGIApp] = {}
-    below: dict[str, ASGIApp] = {}
+    endpoints: dict[str, Endpoint] = {}
+    below: dict[str, Endpoint] = {}
     handlers: list[ControllerRouterHandler] = list(health_handlers(probes))
     if Surface.OPS in settings.surfaces:
         token = settings.metrics_token
@@ -70,9 +72,9 @@ def create_app(settings: AppSettings) -> ASGIApp:
         for route in public_routes(entrance.gateway, frozenset(settings.extra_request_fields)):
             endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
             if route.prefix is not None:
-                below[route.prefix.decode()] = endpoint.answer
+                below[route.prefix.decode()] = endpoint
             else:
-                endpoints[route.template] = endpoint.answer
+                endpoints[route.template] = endpoint
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -89,4 +91,14 @@ def create_app(settings: AppSettings) -> ASGIApp:
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
-    return Gate(service, endpoints=endpoints, below=below, refusals=refusals)
+    served: ASGIApp = Gate(
+        service,
+        endpoints={path: endpoint.answer for path, endpoint in endpoints.items()},
+        below={prefix: endpoint.answer for prefix, endpoint in below.items()},
+        refusals=refusals,
+    )
+    if settings.path_keys:
+        served = PathKeys(served, endpoints=endpoints, below=below, refusals=refusals)
+    if settings.cors_origins:
+        served = Cors(served, origins=settings.cors_origins, metrics=metrics, access_log=access_log)
+    return served

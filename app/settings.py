@@ -15,6 +15,7 @@ from domain.keys import PepperRing
 
 _MIB = 1_048_576
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -56,6 +57,17 @@ def _check_fields(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if "*" in origin or origin == "null":
+            raise ValueError("must name origins one by one: * and null would let any page read answers")
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "must list origins as browsers write them, such as https://chat.example.org, separated by commas"
+            )
+    return tuple(dict.fromkeys(origins))
+
+
 def _check_pepper(pepper: SecretStr) -> SecretStr:
     try:
         PepperRing.parse(pepper.get_secret_value())
@@ -89,6 +101,13 @@ class HttpSettings(SharedSettings):
         AfterValidator(_check_proxies),
         Field(validation_alias="GATEWAY_TRUSTED_PROXIES"),
     ] = ("127.0.0.1", "nginx-proxy")
+    path_keys: Annotated[bool, Field(validation_alias="GATEWAY_PATH_KEYS")] = False
+    cors_origins: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split_commas),
+        AfterValidator(_check_origins),
+        Field(validation_alias="GATEWAY_CORS_ORIGINS"),
+    ] = ()
     metrics_token: Annotated[SecretStr | None, Field(validation_alias="GATEWAY_METRICS_TOKEN")] = None
     max_connections: Annotated[int, Field(validation_alias="GATEWAY_MAX_CONNECTIONS", ge=1, le=1_000_000)] = (
         4096

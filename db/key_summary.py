@@ -18,6 +18,7 @@ SUMMARY: Final = (
     ApiKeyTable.created_at,
     ApiKeyTable.expires_at,
     ApiKeyTable.allowed_networks,
+    ApiKeyTable.path_allowed,
     ApiKeyTable.last_used_at,
     ApiKeyTable.rotated_from,
 )
@@ -35,6 +36,8 @@ def changed_columns(before: KeySummary, change: KeyChange) -> dict[str, Any]:
         networks = list(change.allowed_networks)
         if tuple(map(str, networks)) != before.allowed_networks:
             values["allowed_networks"] = networks
+    if change.path_allowed is not UNSET and change.path_allowed != before.path_allowed:
+        values["path_allowed"] = change.path_allowed
     return values
 
 
@@ -50,6 +53,7 @@ def summary_of(row: Any) -> KeySummary:
         created_at=row.created_at,
         expires_at=row.expires_at,
         allowed_networks=tuple(str(network) for network in row.allowed_networks),
+        path_allowed=row.path_allowed,
         last_used_at=row.last_used_at,
         rotated_from=None if row.rotated_from is None else KeyId(row.rotated_from),
     )

@@ -53,7 +53,7 @@ _FIND: Final = text("""
                   WHERE g.tenant_id = k.tenant_id ORDER BY g.pattern) AS tenant_patterns,
             ARRAY(SELECT g.pattern FROM model_grants AS g
                   WHERE g.key_id = k.id ORDER BY g.pattern) AS key_patterns,
-            COALESCE(t.time_zone, 'UTC') AS time_zone,
+            COALESCE(t.time_zone, 'UTC') AS time_zone, k.path_allowed,
             tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrency AS tenant_concurrency,
             tl.tokens_per_day AS tenant_tokens_per_day, tl.tokens_per_month AS tenant_tokens_per_month,
             kl.rpm AS key_rpm, kl.tpm AS key_tpm, kl.concurrency AS key_concurrency,
@@ -115,8 +115,11 @@ class Keys:
         peppers: PepperRing,
         expires_at: datetime | None = None,
         allowed_networks: Sequence[Network] = (),
+        path_allowed: bool = False,
     ) -> IssuedKey:
         """Mint a key. Its text is in the answer and nowhere else. No networks means any.
+
+        `path_allowed` lets it stand in paths, where proxies and histories remember it.
 
         Raises
         ------
@@ -124,7 +127,11 @@ class Keys:
             Nothing was created.
         """
         issued = await self._mint(
-            peppers, name=checked_name(name), expires_at=expires_at, allowed_networks=list(allowed_networks)
+            peppers,
+            name=checked_name(name),
+            expires_at=expires_at,
+            allowed_networks=list(allowed_networks),
+            path_allowed=path_allowed,
         )
         await self._audit.append("key.create", f"key:{issued.summary.id}", after=issued.summary)
         return issued
@@ -219,7 +226,7 @@ class Keys:
         return await self._one(reference)
 
     async def change(self, reference: str, change: KeyChange) -> KeySummary:
-        """Change a key's name, expiry or networks. Requests it may no longer make are refused within moments.
+        """Change a key's name, expiry, networks or carriers. Requests it may no longer make are refused within moments.
 
         A later expiry lets an expired key work again. To change nothing leaves no trace.
 
@@ -363,6 +370,7 @@ def _principal(row: Row[Any]) -> Principal:
             row.key_rpm, row.key_tpm, row.key_concurrency, row.key_tokens_per_day, row.key_tokens_per_month
         ),
         time_zone=row.time_zone,
+        path_allowed=row.path_allowed,
         expires_at=row.expires_at,
         allowed_networks=tuple(row.networks),
     )

@@ -10,10 +10,10 @@ _BASIC = b"basic "
 MAX_CARRIER_BYTES = 512
 
 
-def presented_key(authorization: list[bytes], x_api_key: list[bytes]) -> bytes:
+def presented_key(authorization: list[bytes], x_api_key: list[bytes], path_key: bytes | None = None) -> bytes:
     """Return the one key that the carriers agree on.
 
-    Carriers are `Authorization: Bearer <key>`, the password of `Authorization: Basic`, and `x-api-key`.
+    Carriers are `Authorization: Bearer <key>`, the password of `Authorization: Basic`, `x-api-key`, and the path.
     The same key in several carriers is fine.
 
     Raises
@@ -24,6 +24,8 @@ def presented_key(authorization: list[bytes], x_api_key: list[bytes]) -> bytes:
     found = {_from_authorization(value) for value in authorization} if authorization else set()
     if x_api_key:
         found.update(value.strip() for value in x_api_key)
+    if path_key is not None:
+        found.add(path_key)
     if len(found) != 1:
         raise Unauthenticated
     key = found.pop()

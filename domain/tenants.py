@@ -192,6 +192,7 @@ class KeySummary(msgspec.Struct, frozen=True):
     created_at: datetime
     expires_at: datetime | None
     allowed_networks: tuple[str, ...]
+    path_allowed: bool
     last_used_at: datetime | None
     rotated_from: KeyId | None = None
 
@@ -202,6 +203,7 @@ class KeyChange(msgspec.Struct, frozen=True):
     name: str | UnsetType = UNSET
     expires_at: datetime | UnsetType | None = UNSET
     allowed_networks: tuple[Network, ...] | UnsetType = UNSET
+    path_allowed: bool | UnsetType = UNSET
 
 
 class IssuedKey(msgspec.Struct, frozen=True):

@@ -117,9 +117,9 @@ class Principal(msgspec.Struct, frozen=True):
     """The proven caller of one request.
 
     `tenant_rights` bound `key_rights`; `key_rights` None means the key inherits its tenant's. `option_policies`
-    None means that no level sets any. `time_zone` (the tenant's, IANA) decides when its quotas begin anew. Neither
-    these nor the limits have a default: a cached principal of a release that knew none must not pass for one
-    without.
+    None means that no level sets any. `time_zone` (the tenant's, IANA) decides when its quotas begin anew.
+    `path_allowed` says that the key may stand in a path. Neither these nor the limits have a default: a cached
+    principal of a release that knew none must not pass for one without.
     """
 
     tenant_id: TenantId | None
@@ -133,5 +133,6 @@ class Principal(msgspec.Struct, frozen=True):
     tenant_limits: Limits
     key_limits: Limits
     time_zone: str
+    path_allowed: bool
     expires_at: datetime | None
     allowed_networks: tuple[str, ...] = ()

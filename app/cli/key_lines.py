@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 REVOKED_WITHIN_S: Final = 2
 ANYWHERE: Final = "anywhere"
 NEVER: Final = "never"
+NOT_IN_PATHS: Final = "Only a tenant's key may stand in a path, not an admin key."
 
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _SPAN: Final = re.compile(r"([1-9]\d{0,4})([mhd])")
@@ -49,6 +50,7 @@ class KeyLine(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     last_used_at: datetime | None
     allowed_networks: tuple[str, ...]
+    path_allowed: bool
     rotated_from: str | None
 
 
@@ -75,6 +77,7 @@ def key_line(key: "KeySummary", tenant: str | None) -> KeyLine:
         expires_at=key.expires_at,
         last_used_at=key.last_used_at,
         allowed_networks=key.allowed_networks,
+        path_allowed=key.path_allowed,
         rotated_from=None if key.rotated_from is None else str(key.rotated_from),
     )
 
@@ -93,7 +96,7 @@ def _cells(line: KeyLine) -> tuple[str, ...]:
         f"{line.created_at.astimezone(UTC):%Y-%m-%d}",
         moment(line.expires_at),
         moment(line.last_used_at),
-        ", ".join(line.allowed_networks) or ANYWHERE,
+        (", ".join(line.allowed_networks) or ANYWHERE) + (", in paths too" if line.path_allowed else ""),
     )
 
 

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from app.cli.confirmed import redis_to_ask, wait_if_asked
 from app.cli.failure import InputRefused
 from app.cli.key_lines import (
+    NOT_IN_PATHS,
     KeyLine,
     NewKey,
     expiry_meant,
@@ -48,6 +49,7 @@ async def create(
     admin: bool = False,
     expires: str | None = None,
     network: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    allow_path: bool = False,
     common: Common = COMMON,
 ) -> None:
     """Create a key and show it, this once.
@@ -69,11 +71,15 @@ async def create(
         it says otherwise). Default: never.
     network
         Only callers from there may use it, such as 10.0.0.0/8; may be repeated.
+    allow_path
+        It may also stand in paths, /k/KEY/..., for clients that can send no header; GATEWAY_PATH_KEYS must be on.
     """
     from app.cli.settings import KeyMintingSettings
     from domain.keys import PepperRing
 
     _check_owner(tenant, admin=admin)
+    if admin and allow_path:
+        raise InputRefused(NOT_IN_PATHS)
     name = name_meant(name)
     expires_at = None if expires is None else expiry_meant(expires)
     networks = networks_meant(network)
@@ -83,7 +89,11 @@ async def create(
     async with open_database(settings) as database, database.unit_of_work(actor()) as work:
         owner = None if tenant is None else await find_tenant(work, tenant, common)
         issued = await work.keys(None if owner is None else owner.id).create(
-            name, peppers=peppers, expires_at=expires_at, allowed_networks=networks
+            name,
+            peppers=peppers,
+            expires_at=expires_at,
+            allowed_networks=networks,
+            path_allowed=allow_path,
         )
         usable = owner is None or owner.allow_all_models or bool(await work.grants(owner.id).list())
     if common.json:
@@ -95,6 +105,11 @@ async def create(
         say("It is an admin key: routes for tenants refuse it.")
         return
     say("Try it:", "  export NNG_KEY=...", _curl(gateway_url(environ)))
+    if allow_path:
+        say(
+            "Or, where GATEWAY_PATH_KEYS is on:",
+            f"  OLLAMA_HOST={gateway_url(environ)}/k/$NNG_KEY ollama list",
+        )
     if not usable:
         say(
             f"Tenant {owner.slug} may use no model yet:",

@@ -8,6 +8,7 @@ from app.cli.confirmed import redis_to_ask, wait_if_asked
 from app.cli.failure import CommandFailed, InputRefused, sentence
 from app.cli.key_lines import (
     ANYWHERE,
+    NOT_IN_PATHS,
     KeyLine,
     expiry_meant,
     key_line,
@@ -87,10 +88,11 @@ async def set_(
     name: str | None = None,
     expires: str | None = None,
     network: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    allow_path: bool | None = None,
     wait: bool = False,
     common: Common = COMMON,
 ) -> int:
-    """Change a key's name, expiry or networks, and leave the rest.
+    """Change a key's name, its expiry, its networks or whether it may stand in paths, and leave the rest.
 
     It holds everywhere within 2 seconds, and streams of callers who could not start them any more are cut.
 
@@ -108,6 +110,8 @@ async def set_(
     network
         Only callers from there may use it, such as 10.0.0.0/8, in place of those before; may be repeated.
         `anywhere` lifts the restriction.
+    allow_path
+        Whether it may also stand in paths, /k/KEY/..., for clients that can send no header.
     wait
         Return when every running process has confirmed that it acts upon it; exit with 1 and name those that have
         not after 5 seconds.
@@ -117,12 +121,13 @@ async def set_(
     from db.settings import DatabaseSettings
     from domain.tenants import ControlError, KeyChange
 
-    if name is None and expires is None and not network:
-        raise InputRefused("Say what to change: --name, --expires or --network.")
+    if name is None and expires is None and not network and allow_path is None:
+        raise InputRefused("Say what to change: --name, --expires, --network or --allow-path.")
     change = KeyChange(
         name=UNSET if name is None else name_meant(name),
         expires_at=UNSET if expires is None else expiry_meant(expires),
         allowed_networks=networks_meant(network) if network else UNSET,
+        path_allowed=UNSET if allow_path is None else allow_path,
     )
     reference = shown_reference(key)
     environ = environment(common)
@@ -131,6 +136,8 @@ async def set_(
     async with open_database(settings) as database:
         async with database.unit_of_work(actor()) as work:
             found = await find_key(work, reference, common)
+            if allow_path and found.tenant is None:
+                raise InputRefused(NOT_IN_PATHS)
             try:
                 after = await found.siblings.change(reference, change)
             except ControlError as refusal:
@@ -158,6 +165,8 @@ def _differences(before: KeyLine, now: KeyLine) -> list[str]:
         told.append(ends)
     if before.allowed_networks != now.allowed_networks:
         told.append(f"it works from {', '.join(now.allowed_networks) or ANYWHERE}")
+    if before.path_allowed != now.path_allowed:
+        told.append("it may stand in paths" if now.path_allowed else "it may not stand in paths any more")
     return told
 
 

@@ -19,6 +19,7 @@ class Call:
     __slots__ = (
         "_authorization",
         "_forwarded_for",
+        "_path_key",
         "_x_api_key",
         "body_length",
         "client_request_id",
@@ -41,8 +42,13 @@ class Call:
         headers: Iterable[tuple[bytes, bytes]],
         peer: str | None,
         started: float,
+        path_key: bytes | None = None,
     ) -> None:
-        """`peer` is the address of the TCP peer; `started` the event loop's time of arrival."""
+        """Take what the server knows.
+
+        `peer` is the address of the TCP peer; `started` the event loop's time of arrival. `path_key` is the key
+        that stood before the path, which is no part of `raw_path`.
+        """
         self.method: Final = method
         self.raw_path: Final = raw_path
         self.peer: Final = peer
@@ -56,6 +62,7 @@ class Call:
         self.traceparent: bytes | None = None
         self._authorization: list[bytes] = []
         self._x_api_key: list[bytes] = []
+        self._path_key: Final = path_key
         self._forwarded_for: list[bytes] = []
         for name, value in headers:
             scan = _SCANNERS.get(name)
@@ -70,7 +77,12 @@ class Call:
         Unauthenticated
             No carrier holds one, or two carriers disagree.
         """
-        return presented_key(self._authorization, self._x_api_key)
+        return presented_key(self._authorization, self._x_api_key, self._path_key)
+
+    @property
+    def key_in_path(self) -> bool:
+        """Whether the path holds a key."""
+        return self._path_key is not None
 
     @property
     def forwarded_for(self) -> list[bytes]:

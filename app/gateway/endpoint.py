@@ -70,8 +70,8 @@ class Endpoint:
         self._metrics = RouteMetrics(metrics, route.template)
         self._access_log = access_log
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def answer(self, scope: Scope, receive: Receive, send: Send, path_key: bytes | None = None) -> None:
+        """Answer one request. `path_key` is the key that stood before its path."""
         if scope["type"] != ScopeType.HTTP:  # Litestar types an ASGI route's scope as either kind
             return
         client = scope["client"]
@@ -81,6 +81,7 @@ class Endpoint:
             headers=scope["headers"],
             peer=client[0] if client else None,
             started=time.monotonic(),
+            path_key=path_key,
         )
         downstream = Downstream(send, request_id=call.request_id_text, head_only=call.method == "HEAD")
         note = AccessNote()

@@ -48,6 +48,7 @@ class Subject(NamedTuple):
     digests: tuple[bytes, ...]
     model: CanonicalName
     client_address: Callable[[], ClientAddress | None]
+    in_path: bool = False
 
 
 class Exchange:

@@ -104,6 +104,7 @@ class Gateway:
             keys=self._keys,
             now=datetime.now(UTC),
             client_address=lambda: self.client_address(call),
+            in_path=call.key_in_path,
         )
         self._key_uses.note(principal.key_id)
         return principal
@@ -127,7 +128,11 @@ class Gateway:
         principal = await self._keys.find_by_digest(subject.digests)
         now = datetime.now(UTC)
         if principal is None or not usable(
-            principal, role=Role.INFERENCE, now=now, client_address=subject.client_address
+            principal,
+            role=Role.INFERENCE,
+            now=now,
+            client_address=subject.client_address,
+            in_path=subject.in_path,
         ):
             return CutReason.REVOKED
         return None if self.rights(principal).permit(subject.model) else CutReason.FORBIDDEN

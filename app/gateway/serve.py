@@ -119,6 +119,7 @@ async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gatew
         call.key_digests,
         name,
         lambda: gateway.client_address(call),
+        in_path=call.key_in_path,
     )
     try:
         relaying = relay(order, visit.downstream, tally, gateway)

@@ -56,6 +56,7 @@ async def test_a_key_is_found_by_its_digest(
         tenant_limits=Limits(),
         key_limits=Limits(),
         time_zone="UTC",
+        path_allowed=False,
         expires_at=None,
     )
 
@@ -69,6 +70,17 @@ async def test_an_admin_key_belongs_to_no_tenant(
     principal = (await found(lookup, peppers, admin)).principal
     assert principal is not None
     assert (principal.tenant_id, principal.tenant_slug, principal.role) == (None, "", Role.ADMIN)
+
+
+async def test_a_key_that_may_stand_in_paths_says_so(
+    database: Database, lookup: KeyLookup, peppers: PepperRing, acme: Tenant
+) -> None:
+    async with database.unit_of_work(Actor("test")) as uow:
+        issued = await uow.keys(acme.id).create("cli", peppers=peppers, path_allowed=True)
+
+    principal = (await found(lookup, peppers, issued)).principal
+    assert principal is not None
+    assert (principal.path_allowed, issued.summary.path_allowed) == (True, True)
 
 
 async def test_expiry_and_networks_reach_the_principal(

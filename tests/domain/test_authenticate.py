@@ -43,6 +43,7 @@ async def proven(
     *,
     role: Role = Role.INFERENCE,
     address: IPv4Address | IPv6Address | None = None,
+    in_path: bool = False,
 ) -> Principal:
     return await authenticate(
         presented,
@@ -51,6 +52,7 @@ async def proven(
         keys=keys,
         now=NOW,
         client_address=lambda: address,
+        in_path=in_path,
     )
 
 
@@ -144,6 +146,15 @@ async def test_a_key_bound_to_networks_is_refused_elsewhere(address: str | None,
 
     with pytest.raises(Unauthenticated):
         await proven(keys, address=None if address is None else ip_address(address))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_a_key_stands_in_a_path_only_if_it_may(*, in_memory: bool) -> None:
+    may, may_not = principal(path_allowed=True), principal()
+
+    assert await proven(ScriptedKeys(may, in_memory=in_memory), in_path=True) is may
+    with pytest.raises(Unauthenticated):
+        await proven(ScriptedKeys(may_not, in_memory=in_memory), in_path=True)
 
 
 async def test_an_unbound_key_never_asks_for_the_address() -> None:

@@ -36,6 +36,17 @@ def basic(user: bytes, password: bytes) -> bytes:
 )
 def test_t01_one_key_is_found_wherever_it_stands(authorization: list[bytes], x_api_key: list[bytes]) -> None:
     assert presented_key(authorization, x_api_key) == KEY
+    assert presented_key(authorization, x_api_key, KEY) == KEY
+
+
+def test_a_key_in_the_path_is_enough() -> None:
+    assert presented_key([], [], KEY) == KEY
+
+
+@pytest.mark.parametrize("path_key", [OTHER, b"", KEY + b"%00", b"x" * (MAX_CARRIER_BYTES + 1)])
+def test_a_key_in_the_path_that_differs_from_the_header_s_is_none(path_key: bytes) -> None:
+    with pytest.raises(Unauthenticated):
+        presented_key([b"Bearer " + KEY], [], path_key)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from tests.support.fleet import DESCRIBED, Fleet, started_fleet
 from tests.support.gateway import Gateway, Key
 from tests.support.servers import Databases, RedisDatabases
 
+ORIGIN = "https://chat.example.org"
+"""Whose pages may call the gateway from a browser."""
+
 
 @pytest.fixture(scope="session")
 async def running(
@@ -33,6 +36,8 @@ async def running(
                 "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
                 "MODEL_DISCOVERY_TIMEOUT_SECONDS": "1",
                 "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
+                "GATEWAY_PATH_KEYS": "true",
+                "GATEWAY_CORS_ORIGINS": ORIGIN,
             },
         )
         stack.push_async_callback(gateway.aclose)

@@ -310,10 +310,12 @@ class Gateway:
             issued = await work.keys(tenant.id).create("first", peppers=self.peppers)
         return Key(issued.minted.reveal(), slug, tenant.id, issued.summary.id)
 
-    async def another_key(self, key: Key) -> Key:
+    async def another_key(self, key: Key, *, path_allowed: bool = False) -> Key:
         """Return a further key of the same tenant."""
         async with self.database.unit_of_work(Actor("test")) as work:
-            issued = await work.keys(key.tenant_id).create("another", peppers=self.peppers)
+            issued = await work.keys(key.tenant_id).create(
+                "another", peppers=self.peppers, path_allowed=path_allowed
+            )
         return Key(issued.minted.reveal(), key.tenant, key.tenant_id, issued.summary.id)
 
     async def admin_key(self) -> str:

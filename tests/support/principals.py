@@ -16,6 +16,7 @@ def principal(
     tenant_limits: Limits | None = None,
     key_limits: Limits | None = None,
     time_zone: str = "UTC",
+    path_allowed: bool = False,
 ) -> Principal:
     """Build the principal of a key that may use every model without limit and never expires."""
     return Principal(
@@ -30,5 +31,6 @@ def principal(
         tenant_limits=tenant_limits or Limits(),
         key_limits=key_limits or Limits(),
         time_zone=time_zone,
+        path_allowed=path_allowed,
         expires_at=None,
     )

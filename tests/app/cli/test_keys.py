@@ -60,10 +60,27 @@ async def test_the_keys_of_the_json_are_stable(cli: CommandLine) -> None:
     assert set(created) == {"key", "summary"}
     assert set(created["summary"]) == {
         *("id", "prefix", "name", "tenant", "role", "status", "created_at", "expires_at"),
-        *("last_used_at", "allowed_networks", "rotated_from"),
+        *("last_used_at", "allowed_networks", "path_allowed", "rotated_from"),
     }
     assert created["summary"]["expires_at"] == "3000-01-01T00:00:00Z"
     assert created["summary"]["allowed_networks"] == ["10.0.0.0/8", "192.168.0.0/16"]
+
+
+async def test_a_key_may_stand_in_paths_if_it_was_created_so(cli: CommandLine) -> None:
+    created = [
+        (await cli.good("keys", "create", "ci", "--tenant", "research", "--json", *how)).json
+        for how in ((), ("--allow-path",))
+    ]
+
+    assert [key["summary"]["path_allowed"] for key in created] == [False, True]
+    assert "in paths too" in (await cli.good("keys", "list", "--tenant", "research")).out
+
+
+async def test_an_admin_key_never_stands_in_a_path(cli: CommandLine) -> None:
+    refusal = await cli("keys", "create", "ops", "--admin", "--allow-path")
+
+    assert refusal.code != 0
+    assert "not an admin key" in refusal.err
 
 
 async def test_an_admin_key_belongs_to_nobody(cli: CommandLine) -> None:

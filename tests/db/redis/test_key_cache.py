@@ -42,6 +42,7 @@ FULL = msgspec.structs.replace(
         tenant_limits=Limits(requests_per_minute=60, tokens_per_month=10**12),
         key_limits=Limits(concurrency=2),
         time_zone="Europe/Berlin",
+        path_allowed=True,
     ),
     expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     allowed_networks=("10.0.0.0/8", "2001:db8::/32"),
@@ -92,6 +93,7 @@ async def test_the_newest_entry_stands(cache: RedisKeyCache) -> None:
         msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"tenant_limits", b"tenant_limbos"),
         msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"key_limits", b"key_limbos"),
         msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"time_zone", b"time_zany"),
+        msgspec.msgpack.encode(CachedPrincipal(principal(), 1)).replace(b"path_allowed", b"path_aloud__"),
         b"\x81\xa1x" + b"\x91" * 100_000,
     ],
 )
