@@ -45,6 +45,7 @@ from db.postgres import create_engine
 from db.redis.connection import connect_hot, connect_patient, own_channel
 from db.redis.key_cache import RedisKeyCache
 from db.redis.limit_recounts import LimitRecounts
+from db.redis.limit_standing import LimitStanding
 from db.redis.limits import LimitStore
 from db.redis.model_table_read import ModelTableReader
 from db.redis.multiplex import MultiplexedRedis
@@ -139,6 +140,7 @@ async def running_gateway(
             peppers=peppers,
             key_uses=key_uses,
             limiter=limiter,
+            standing=LimitStanding(stores.scripts),
             image_tokens=settings.image_tokens,
             proxies=proxies,
             catalogue=catalogue,

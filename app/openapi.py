@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from app import openapi_read_types as reads
 from app import openapi_types as wire
 from app.problems import problem_of, render
 from domain.errors import (
@@ -76,6 +77,11 @@ _INFERENCE_REFUSALS: Final = (
     ),
     _Refusal("AllFailed", "Every backend that was tried failed.", UpstreamExhausted()),
     _Refusal("Busy", "Nothing can be tried now; come back after Retry-After.", NoCandidate(retry_after_s=5)),
+)
+
+
+_SHOW_REFUSALS: Final = tuple(
+    refusal for refusal in _INFERENCE_REFUSALS if refusal.name not in {"LimitExceeded", "Busy"}
 )
 
 
@@ -164,7 +170,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
-        "security": [{"bearer": []}, {"apiKey": []}],
+        "security": [{"bearer": []}, {"apiKey": []}, {"basic": []}],
         "tags": [
             {"name": ApiFamily.NATIVE.value, "description": "Ollama's own API."},
             {"name": ApiFamily.OPENAI.value, "description": "The API that OpenAI clients speak."},
@@ -181,6 +187,7 @@ def document() -> dict[str, Any]:
                     "description": "Authorization: Bearer nng_...",
                 },
                 "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
             },
         },
     }
@@ -194,6 +201,16 @@ def _paths() -> dict[str, Any]:
         "version", "Tell the version of Ollama", native, _answer(wire.Version), _LIST_REFUSALS
     )
     tags = _operation("listTags", "List models", native, _answer(wire.ModelEntries), _LIST_REFUSALS)
+    loaded = _operation(
+        "listLoaded", "List models in memory", native, _answer(reads.LoadedModelEntries), _LIST_REFUSALS
+    )
+    status = _operation(
+        "status", "Tell that the cloud is off", native, _answer(reads.CloudStatus), _LIST_REFUSALS
+    )
+    recommended = _operation(
+        "listRecommendations", "Recommend nothing", native, _answer(reads.Recommendations), _LIST_REFUSALS
+    )
+    me = _operation("me", "Tell whose key it is and what is left", native, _answer(reads.Me), _LIST_REFUSALS)
     models = _operation("listModels", "List models", openai, _answer(wire.OpenAIModelList), _LIST_REFUSALS)
     model = _operation("retrieveModel", "Get a model", openai, _answer(wire.OpenAIModel), _MODEL_REFUSALS)
     model["parameters"] = [_MODEL_PARAMETER]
@@ -201,6 +218,11 @@ def _paths() -> dict[str, Any]:
         "/": _readable(alive),
         "/api/version": _readable(version_),
         "/api/tags": _readable(tags),
+        "/api/ps": {"get": loaded},
+        "/api/show": {"post": _show()},
+        "/api/status": {"get": status},
+        "/api/experimental/model-recommendations": {"get": recommended},
+        "/me": {"get": me},
         "/v1/models": {"get": models},
         "/v1/models/{model_id}": {"get": model},
         **{path: {"post": _inference(spec)} for path, spec in inference_routes().items()},
@@ -215,6 +237,15 @@ _MODEL_PARAMETER: Final[dict[str, Any]] = {
     "schema": {"type": "string"},
     "example": "llama3.2:latest",
 }
+
+
+def _show() -> dict[str, Any]:
+    show = _operation(
+        "show", "Tell what a model is", ApiFamily.NATIVE, _answer(reads.ShowAnswer), _SHOW_REFUSALS
+    )
+    content = {JSON: {"schema": _reference(reads.ShowRequest), "example": {"model": "llama3.2"}}}
+    show["requestBody"] = {"required": True, "content": content}
+    return show
 
 
 def _readable(get: dict[str, Any]) -> dict[str, Any]:
@@ -341,6 +372,8 @@ def _schemas() -> dict[str, Any]:
     used = (
         *(kind for each in _INFERENCE.values() for kind in (each.request, each.answer, each.record) if kind),
         *(wire.Version, wire.ModelEntries, wire.OpenAIModel, wire.OpenAIModelList),
+        *(reads.LoadedModelEntries, reads.ShowRequest, reads.ShowAnswer, reads.Me),
+        *(reads.CloudStatus, reads.Recommendations),
         *_ERRORS.values(),
     )
     _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=_SCHEMAS)

@@ -17,7 +17,9 @@ from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import Limiter
 from app.gateway.lists import Listing
 from app.gateway.places import Places
+from app.gateway.show import Shows
 from app.metrics import Metrics
+from db.redis.limit_standing import LimitStanding
 from domain.account import EvalRates
 from domain.authenticate import authenticate, usable
 from domain.keys import PepperRing
@@ -51,6 +53,7 @@ class Gateway:
         peppers: PepperRing,
         key_uses: KeyUses,
         limiter: Limiter,
+        standing: LimitStanding,
         image_tokens: int,
         proxies: TrustedProxies,
         catalogue: Catalogue,
@@ -79,6 +82,8 @@ class Gateway:
         self._keys = keys
         self._peppers = peppers
         self.limiter = limiter
+        self.standing = standing
+        self.shows = Shows(upstreams=upstreams, cooling=cooldown.cooling, request_poll=request_poll)
         self.image_tokens = image_tokens
         self._key_uses = key_uses
         self._proxies = proxies

@@ -1,6 +1,5 @@
 """The tenant surface: which paths exist, what answers them, and which of Ollama's are never reachable."""
 
-from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote
 
@@ -8,7 +7,7 @@ import msgspec
 
 from app.gateway.downstream import JSON, TEXT
 from app.gateway.endpoint import Handler, PublicRoute, Visit
-from app.gateway.gateway import Gateway
+from app.gateway.reads import GatewayOf, read_routes
 from app.gateway.serve import serve
 from domain.errors import ModelForbidden, RouteForbidden, UnknownPath
 from domain.model_names import canonical
@@ -42,8 +41,6 @@ ALL_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _MODEL_ID_PREFIX: Final = b"/v1/models/"
 _MODEL_ID_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-")
 
-GatewayOf = Callable[[], Gateway]
-
 
 def public_routes(gateway: GatewayOf, extra_fields: frozenset[str]) -> list[PublicRoute]:
     """Return the tenant surface. `gateway` gives the running gateway; it exists once the process has started."""
@@ -51,6 +48,7 @@ def public_routes(gateway: GatewayOf, extra_fields: frozenset[str]) -> list[Publ
         PublicRoute("/", NATIVE, _read(_alive)),
         PublicRoute("/api/version", NATIVE, _read(_version(gateway))),
         PublicRoute("/api/tags", NATIVE, _read(_tags(gateway))),
+        *read_routes(gateway),
         PublicRoute("/v1/models", OPENAI, {"GET": _models(gateway)}),
         PublicRoute("/v1/models/{model_id:path}", OPENAI, {"GET": _model(gateway)}, prefix=_MODEL_ID_PREFIX),
         *(

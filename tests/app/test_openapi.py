@@ -114,7 +114,7 @@ def test_only_the_sign_of_life_needs_no_key(described: dict[str, Any]) -> None:
     }
 
     assert keyless == {"/"}
-    assert set(described["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "apiKey", "basic"}
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used(described: dict[str, Any]) -> None:

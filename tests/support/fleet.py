@@ -18,6 +18,7 @@ TOKEN: Final = "token-of-b"
 DESCRIBED: Final[Mapping[str, Mapping[str, object]]] = {
     "a": {"deadlines": {"first_byte_s": SILENCE_S, "idle_s": SILENCE_S}},
     "b": {"auth_token": TOKEN},
+    "c": {"allow_cloud": True},
 }
 
 COMMON: Final = "llama3.2"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 
 from app.gateway.body import Bodies
 from app.gateway.call import Call
@@ -18,6 +19,8 @@ from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
 from app.metrics import Metrics
+from db.redis.limit_standing import LimitStanding
+from db.redis.multiplex import MultiplexedRedis
 from domain.errors import Unauthenticated, Unavailable
 from domain.keys import PepperRing, mint, mint_pepper
 from domain.model_names import canonical
@@ -43,6 +46,7 @@ LEDGER = LedgerState(
     adopted_journals=0,
 )
 NOBODY_LIMITED = limiter_of_nobody()
+NO_REDIS = MultiplexedRedis(SecretStr("redis://127.0.0.1:1"), timeout_s=1)
 KEY = mint(Role.INFERENCE).reveal().encode()
 
 
@@ -96,6 +100,7 @@ class World:
             peppers=PEPPERS,
             key_uses=KeyUses(touch=self._touch, minting_id=PEPPERS.minting_id),
             limiter=NOBODY_LIMITED,
+            standing=LimitStanding(NO_REDIS),
             image_tokens=1024,
             proxies=TrustedProxies(["10.0.0.1"]),
             catalogue=catalogue,

@@ -1,5 +1,6 @@
 """The catalogue as clients see it: merged, newest first, filtered, honest about versions."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 
 from app.gateway.lists import NO_VERSION, Listing
 from domain.model_names import CanonicalName
-from domain.model_table import BackendCondition, BackendState
+from domain.model_table import BackendCondition, BackendState, LoadedModel
 from tests.support.tables import backend, hosted, index
 
 OLD, NEW = "2025-01-01T00:00:00.123456789+02:00", "2026-01-01T00:00:00Z"
@@ -136,6 +137,88 @@ def test_one_model_is_given_under_the_spelling_that_was_asked_for() -> None:
     model = Listing(index(backend("a", hosted("llama3.2:latest")))).by_name["llama3.2:latest"]
 
     assert msgspec.json.decode(model.openai_as("LLAMA3.2"))["id"] == "LLAMA3.2"
+
+
+NOW = datetime(2026, 1, 1, 12, 1, tzinfo=UTC)
+
+
+def in_memory(*backends: BackendState) -> list[dict[str, Any]]:
+    body = Listing(index(*backends)).in_memory(everything, now=NOW)
+    found: list[dict[str, Any]] = msgspec.json.decode(body)["models"]
+    return found
+
+
+def holding(
+    name: str, *loaded: LoadedModel, condition: BackendCondition = BackendCondition.OK
+) -> BackendState:
+    hosts = (hosted(model.name, details={"family": "f", "parent_model": "/canary"}) for model in loaded)
+    return msgspec.structs.replace(backend(name, *hosts, condition=condition), in_memory=loaded)
+
+
+def test_a_model_in_memory_is_told_with_what_clients_need() -> None:
+    loaded = LoadedModel("m:1", size=9, size_vram=4, context_length=2048, expires_at="2026-01-01T12:03:00Z")
+
+    assert in_memory(holding("a", loaded)) == [
+        {
+            "name": "m:1",
+            "model": "m:1",
+            "size": 9,
+            "digest": "aa",
+            "details": {"family": "f"},
+            "expires_at": "2026-01-01T12:05:00Z",
+            "size_vram": 4,
+            "context_length": 2048,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "told"),
+    [
+        ("2026-01-01T12:05:00Z", "2026-01-01T12:05:00Z"),
+        ("2026-01-01T12:05:00.1Z", "2026-01-01T12:10:00Z"),
+        ("2025-12-31T00:00:00Z", "2026-01-01T12:05:00Z"),
+        ("nonsense", "2026-01-01T12:05:00Z"),
+        ("2318-01-01T00:00:00Z", "2318-01-01T00:00:00Z"),
+    ],
+)
+def test_the_expiry_is_to_come_and_does_not_tell_of_the_last_use(expires_at: str, told: str) -> None:
+    (model,) = in_memory(holding("a", LoadedModel("m:1", expires_at=expires_at)))
+
+    assert model["expires_at"] == told
+
+
+def test_a_model_in_memory_twice_is_told_once_as_the_first_backend_has_it() -> None:
+    first, second = LoadedModel("m:1", size=1), LoadedModel("m:1", size=2)
+
+    assert [model["size"] for model in in_memory(holding("a", first), holding("b", second))] == [1]
+
+
+def test_what_stays_longest_in_memory_comes_first() -> None:
+    soon, late = (LoadedModel(f"m:{day}", expires_at=f"2026-02-0{day}T00:00:00Z") for day in (1, 2))
+
+    assert [model["name"] for model in in_memory(holding("a", soon, late))] == ["m:2", "m:1"]
+
+
+def test_nobody_is_told_of_a_model_in_memory_that_is_not_theirs_or_not_listed() -> None:
+    unlisted = msgspec.structs.replace(backend("a"), in_memory=(LoadedModel("m:1"),))
+
+    assert in_memory(unlisted) == []
+    assert (
+        Listing(index(holding("a", LoadedModel("m:1")))).in_memory(lambda _: False, now=NOW)
+        == b'{"models":[]}'
+    )
+
+
+def test_details_that_tell_of_the_host_are_not_listed() -> None:
+    details: dict[str, object] = {
+        "family": "f",
+        "parent_model": "/models/canary",
+        "format": "/canary",
+        "host": "canary",
+    }
+
+    assert only(backend("a", hosted(details=details)))["details"] == {"family": "f"}
 
 
 def test_stale_backends_are_listed_and_silent_ones_are_not() -> None:
