@@ -270,6 +270,18 @@ async def test_t45_probes_say_nothing_but_their_status(app: ASGIApp) -> None:
     assert (ready.status, ready.body) == (503, b'{"status":"unavailable"}')
 
 
+@pytest.mark.parametrize("path", [b"/k/x/api/tags", b"/k/x/", b"/k/x"])
+async def test_keys_in_paths_are_unknown_paths_unless_they_are_turned_on(app: ASGIApp, path: bytes) -> None:
+    refused(await ask(app, "GET", path))
+
+
+async def test_no_page_may_ask_unless_it_is_named(app: ASGIApp) -> None:
+    question = [(b"origin", b"https://a.example"), (b"access-control-request-method", b"POST")]
+    answer = await ask(app, "OPTIONS", b"/api/chat", question)
+
+    assert (answer.status, answer.header(b"allow"), answer.header(b"vary")) == (405, b"POST", None)
+
+
 class World:
     """A gate in front of a small service, with a log and metrics to look at."""
 
