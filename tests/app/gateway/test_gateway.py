@@ -1,6 +1,7 @@
 """The look-ups every route shares, and what of them is worked out once only."""
 
 import asyncio
+import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,15 +10,18 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
+from app.gateway.access_log import AccessLog
 from app.gateway.body import Bodies
 from app.gateway.call import Call
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
 from app.gateway.cooldown import Cooldown
+from app.gateway.endpoint import Endpoint
 from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
+from app.gateway.reads import read_routes
 from app.metrics import Metrics
 from db.redis.limit_standing import LimitStanding
 from db.redis.multiplex import MultiplexedRedis
@@ -28,7 +32,8 @@ from domain.model_table import BackendCondition, ModelTable
 from domain.ports import OpenEntry
 from domain.tenants import KeyUse
 from domain.usage import Admission
-from domain.values import Principal, Rights, Role
+from domain.values import Limits, Principal, Rights, Role
+from tests.support.asgi import ask
 from tests.support.limiters import limiter_of_nobody
 from tests.support.places import no_places
 from tests.support.principals import principal
@@ -233,3 +238,19 @@ async def test_figures_are_kept_up_to_date_for_scrapes_elsewhere(world: World) -
 )
 def test_the_accounting_period_is_the_month_in_utc(moment: str, first: str) -> None:
     assert first_of_month(datetime.fromisoformat(moment).astimezone(UTC)).isoformat() == first
+
+
+async def test_limits_that_cannot_be_read_are_told_as_unknown_and_never_as_an_error(world: World) -> None:
+    world.keys.owner = principal(
+        tenant_limits=Limits(requests_per_minute=60), key_limits=Limits(concurrency=2)
+    )
+    (route,) = [route for route in read_routes(lambda: world.gateway) if route.template == "/me"]
+    endpoint = Endpoint(route, metrics=world.metrics, access_log=AccessLog("json", io.StringIO()))
+    answer = await ask(endpoint.answer, "GET", b"/me", [(b"x-api-key", KEY)])
+
+    unknown = dict.fromkeys(("used", "reserved", "remaining", "resets_at"))
+    assert answer.status == 200
+    assert answer.json()["limits"] == [
+        {"kind": "requests_per_minute", "scope": "tenant", "limit": 60, **unknown},
+        {"kind": "concurrency", "scope": "key", "limit": 2, **unknown},
+    ]

@@ -15,8 +15,8 @@ from domain.values import KeyId
 from tests.support.limits import DAY_S, Customer, admitted, age_reservations, bounds
 
 ALL = Limits(
-    requests_per_minute=1000,
-    tokens_per_minute=1_000_000,
+    requests_per_minute=4,  # rates this low drain so slowly that no test sees it
+    tokens_per_minute=4000,
     concurrency=10,
     tokens_per_day=2_000_000,
     tokens_per_month=3_000_000,
@@ -84,10 +84,10 @@ async def test_what_runs_is_reserved_and_what_ended_is_used(
             found[scope, LimitKind.TOKENS_PER_MINUTE],
             found[scope, LimitKind.REQUESTS_PER_MINUTE],
         )
-        assert tokens.reserved == 1000
+        assert 0 < (tokens.reserved or 0) <= 1000
         assert 0 <= tokens.used <= 30
         assert (requests.used, requests.reserved) == (2, 0)
-        assert 0 < requests.reset_s <= 0.12
+        assert 15 < requests.reset_s <= 30
         assert found[scope, LimitKind.CONCURRENCY].used == 1
 
 
@@ -106,13 +106,13 @@ async def test_another_key_of_the_tenant_counts_for_the_tenant_alone(
 
 
 async def test_what_a_dead_process_held_is_neither(redis: MultiplexedRedis, store: LimitStore) -> None:
-    one = await customer(store)
+    one = await customer(store, spent=5000)
     await admitted(store, one.ask(1000))
     await age_reservations(redis, one, 60)
     await LimitLeases(redis).sweep(one.tenant_id, frozenset())
     found = await uses(redis, one)
 
-    assert {(found["tenant", kind].used, found["tenant", kind].reserved) for kind in QUOTAS} == {(0, 0)}
+    assert {(found["tenant", kind].used, found["tenant", kind].reserved) for kind in QUOTAS} == {(5000, 0)}
 
 
 async def test_reading_agrees_with_what_the_next_request_is_told(
