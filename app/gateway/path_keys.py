@@ -59,8 +59,8 @@ class PathKeys:
         endpoint = self._endpoints.get(path)
         if endpoint is not None:
             return endpoint
-        # The endpoints of prefixes look at escapes themselves.
-        if not is_canonical(path.encode("latin-1"), path.encode("latin-1").decode("utf-8", "replace")):
+        # Escapes are no question here: no exact path holds one, and the endpoints of prefixes look at theirs.
+        if not is_canonical(path.encode("latin-1"), path):
             return None
         return next((found for prefix, found in self._below.items() if path.startswith(prefix)), None)
 

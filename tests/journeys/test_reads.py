@@ -350,7 +350,7 @@ async def told(client: httpx.AsyncClient, condition: Callable[[list[Any]], bool]
 
 
 async def test_a_caller_is_told_who_it_is_and_what_is_left(gateway: Gateway) -> None:
-    key = await limited(gateway, requests_per_minute=60, tokens_per_day=1_000_000, concurrency=3)
+    key = await limited(gateway, requests_per_minute=1, tokens_per_day=1_000_000, concurrency=3)
     async with gateway.client(key) as client:
         before = (await client.get("/me")).json()
         reply = await ask(client, NATIVE_WHOLE, COMMON, options={"num_predict": 20})
@@ -360,7 +360,7 @@ async def test_a_caller_is_told_who_it_is_and_what_is_left(gateway: Gateway) -> 
     assert (after["tenant"], after["key"]) == (key.tenant, key.text[:12])
     assert (after["expires_at"], after["time_zone"], after["models"]) == (None, "UTC", [f"{COMMON}:latest"])
     assert [(each["kind"], each["scope"], each["limit"]) for each in after["limits"]] == [
-        ("requests_per_minute", "tenant", 60),
+        ("requests_per_minute", "tenant", 1),
         ("concurrency", "tenant", 3),
         ("tokens_per_day", "tenant", 1_000_000),
     ]
@@ -375,7 +375,7 @@ async def test_a_caller_is_told_who_it_is_and_what_is_left(gateway: Gateway) -> 
 
 
 async def test_what_runs_is_reserved_and_asking_takes_nothing(fleet: Fleet, gateway: Gateway) -> None:
-    key = await limited(gateway, requests_per_minute=60, tokens_per_day=1_000_000)
+    key = await limited(gateway, requests_per_minute=1, tokens_per_day=1_000_000)
     async with gateway.client(key) as client:
         for backend in (fleet.a, fleet.b, fleet.c):
             await backend.order("hang", after=1, model=COMMON)
