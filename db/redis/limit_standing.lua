@@ -1,21 +1,16 @@
--- How a tenant and one of its keys stand with their limits. Reads what limits.lua writes, in its layout, and
--- changes nothing.
+-- How a tenant and one of its keys stand with their limits. Behind limits_common.lua. Changes nothing.
 --
--- KEYS[1] is the tenant's prefix, ARGV[1] the key's scope, ARGV[2] as doubles the day's and the month's previous,
--- current and next start and end, then the limits of the tenant and of the key, -1 where there is none.
+-- ARGV[1] is the key's scope, ARGV[2] as doubles the day's and the month's previous, current and next start and
+-- end, then the limits of the tenant and of the key, -1 where there is none.
 --
 -- Answers {'known', now_s, then for each limit that is set: in use, of that reserved or -1, drained after ms},
 -- or {'unknown', now_s}, or {'periods', now_s} if now is in none of the periods.
 
-local UNIT = 60000000
 -- To look at more reservations would keep everybody else waiting.
 local MOST_OPEN = 1000
 
-local prefix, key = KEYS[1], ARGV[1]
+local key = ARGV[1]
 local n = {struct.unpack('<dddddddddddddddddd', ARGV[2])}
-local time = redis.call('TIME')
-local now_s = tonumber(time[1])
-local now = now_s * 1000000 + tonumber(time[2])
 
 local function period_of_now(previous, current, following, ends)
   if now_s < previous or now_s >= ends then return nil end
@@ -24,7 +19,7 @@ local function period_of_now(previous, current, following, ends)
   return following
 end
 
-if redis.call('EXISTS', prefix .. ':epoch') == 0 then return {'unknown', now_s} end
+if not has_epoch() then return {'unknown', now_s} end
 local day, month = period_of_now(n[1], n[2], n[3], n[4]), period_of_now(n[5], n[6], n[7], n[8])
 if not day or not month then return {'periods', now_s} end
 
@@ -56,10 +51,8 @@ local function add(in_use, of_that_reserved, drained_ms)
 end
 
 local function add_bucket(name, scope, limit, of_that_reserved)
-  local stored = redis.call('GET', prefix .. ':' .. name .. ':' .. scope)
-  if not stored or limit == 0 then return add(0, 0, 0) end
-  local level, at = struct.unpack('<dd', stored)
-  level = math.max(0, level - limit * math.max(0, now - at))
+  if limit == 0 then return add(0, 0, 0) end
+  local level = read_bucket(prefix .. ':' .. name .. ':' .. scope, limit)
   add(math.ceil(level / UNIT), of_that_reserved, math.ceil(level / limit / 1000))
 end
 

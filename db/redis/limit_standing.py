@@ -2,17 +2,17 @@
 
 import itertools
 import struct
-from pathlib import Path
 from typing import Final, cast
 
 import msgspec
 
-from db.redis.multiplex import MultiplexedRedis, RedisScript
+from db.redis.limit_script import limit_script, scope_of, tenant_prefix
+from db.redis.multiplex import MultiplexedRedis
 from domain.limits import LimitKind, Limits, PeriodBounds
 from domain.standing import LimitUse
 from domain.values import KeyId, TenantId
 
-_SCRIPT: Final = RedisScript(Path(__file__).with_name("limit_standing.lua").read_text(encoding="utf-8"))
+_SCRIPT: Final = limit_script("limit_standing.lua")
 _HEADER: Final = 2
 _EACH: Final = 3
 _NONE: Final = -1
@@ -38,7 +38,7 @@ class LimitStanding:
     ) -> tuple[LimitUse, ...] | None:
         """Return every limit that is set with its use, the tenant's first; None if Redis does not know them.
 
-        That is so until the tenant's next request has had the sums counted anew, and where Redis's clock is in
+        That is so until the tenant's next request has had them counted anew, and where Redis's clock is in
         none of the periods.
         """
         levels = (("tenant", tenant_limits), ("key", key_limits))
@@ -51,8 +51,8 @@ class LimitStanding:
         numbers = [_NONE if n is None else n for _, limits in levels for n in msgspec.structs.astuple(limits)]
         answer = await self._redis.run(
             _SCRIPT,
-            (f"nng:{{t:{tenant_id}}}",),
-            key_id.bytes,
+            (tenant_prefix(tenant_id),),
+            scope_of(key_id),
             _pack(*msgspec.structs.astuple(day), *msgspec.structs.astuple(month), *numbers),
         )
         verdict, *_ = cast("list[bytes]", answer)

@@ -6,13 +6,14 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
+from db.redis.limit_recounts import LimitLeases
 from db.redis.limit_standing import LimitStanding
-from db.redis.limits import LimitLeases, LimitStore
+from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis, RedisAway
 from domain.limits import LimitKind, Limits
 from domain.standing import LimitUse
 from domain.values import KeyId
-from tests.support.limits import DAY_S, Customer, admitted, age_reservations, bounds
+from tests.support.limits import DAY_S, Customer, admitted, age_reservations, begin, bounds
 
 ALL = Limits(
     requests_per_minute=4,  # rates this low drain so slowly that no test sees it
@@ -46,7 +47,7 @@ async def uses(redis: MultiplexedRedis, of: Customer) -> dict[tuple[str, LimitKi
 
 async def customer(store: LimitStore, *, spent: int = 0) -> Customer:
     made = Customer(tenant=ALL, key=ALL)
-    assert await store.begin(made.tenant_id, made.spent(spent))
+    assert await begin(store, made.tenant_id, made.spent(spent))
     return made
 
 
