@@ -25,6 +25,7 @@ class Call:
         "client_request_id",
         "content_encoding",
         "key_digests",
+        "key_in_path",
         "method",
         "peer",
         "raw_path",
@@ -63,6 +64,7 @@ class Call:
         self._authorization: list[bytes] = []
         self._x_api_key: list[bytes] = []
         self._path_key: Final = path_key
+        self.key_in_path: Final = path_key is not None
         self._forwarded_for: list[bytes] = []
         for name, value in headers:
             scan = _SCANNERS.get(name)
@@ -78,11 +80,6 @@ class Call:
             No carrier holds one, or two carriers disagree.
         """
         return presented_key(self._authorization, self._x_api_key, self._path_key)
-
-    @property
-    def key_in_path(self) -> bool:
-        """Whether the path holds a key."""
-        return self._path_key is not None
 
     @property
     def forwarded_for(self) -> list[bytes]:
