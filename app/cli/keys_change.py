@@ -1,6 +1,6 @@
 """`keys set` and `keys rotate`: changing a key, and replacing it by another."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -88,7 +88,7 @@ async def set_(
     name: str | None = None,
     expires: str | None = None,
     network: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
-    allow_path: bool | None = None,
+    paths: Literal["on", "off"] | None = None,
     wait: bool = False,
     common: Common = COMMON,
 ) -> int:
@@ -110,7 +110,7 @@ async def set_(
     network
         Only callers from there may use it, such as 10.0.0.0/8, in place of those before; may be repeated.
         `anywhere` lifts the restriction.
-    allow_path
+    paths
         Whether it may also stand in paths, /k/KEY/..., for clients that can send no header.
     wait
         Return when every running process has confirmed that it acts upon it; exit with 1 and name those that have
@@ -121,13 +121,13 @@ async def set_(
     from db.settings import DatabaseSettings
     from domain.tenants import ControlError, KeyChange
 
-    if name is None and expires is None and not network and allow_path is None:
-        raise InputRefused("Say what to change: --name, --expires, --network or --allow-path.")
+    if name is None and expires is None and not network and paths is None:
+        raise InputRefused("Say what to change: --name, --expires, --network or --paths.")
     change = KeyChange(
         name=UNSET if name is None else name_meant(name),
         expires_at=UNSET if expires is None else expiry_meant(expires),
         allowed_networks=networks_meant(network) if network else UNSET,
-        path_allowed=UNSET if allow_path is None else allow_path,
+        path_allowed=UNSET if paths is None else paths == "on",
     )
     reference = shown_reference(key)
     environ = environment(common)
@@ -136,7 +136,7 @@ async def set_(
     async with open_database(settings) as database:
         async with database.unit_of_work(actor()) as work:
             found = await find_key(work, reference, common)
-            if allow_path and found.tenant is None:
+            if paths == "on" and found.tenant is None:
                 raise InputRefused(NOT_IN_PATHS)
             try:
                 after = await found.siblings.change(reference, change)

@@ -117,14 +117,14 @@ async def test_what_changed_is_told(cli: CommandLine, key: str) -> None:
         (("--expires", "never"), "it never ends by itself"),
         (("--network", "10.1.0.0/16", "--network", "::1"), "it works from 10.1.0.0/16, ::1/128"),
         (("--name", "lap", "--network", "anywhere"), "its name is now 'lap', it works from anywhere"),
-        (("--allow-path",), "it may stand in paths"),
-        (("--no-allow-path",), "it may not stand in paths any more"),
+        (("--paths", "on"), "it may stand in paths"),
+        (("--paths", "off"), "it may not stand in paths any more"),
     ):
         assert (await cli.good("keys", "set", key, *words)).out == f"Key {key}: {told}.\n"
 
 
 async def test_a_successor_may_stand_where_its_key_might(cli: CommandLine, key: str) -> None:
-    await cli.good("keys", "set", key, "--allow-path")
+    await cli.good("keys", "set", key, "--paths", "on")
 
     assert (await cli.good("keys", "rotate", key, "--json")).json["summary"]["path_allowed"] is True
 
@@ -132,7 +132,7 @@ async def test_a_successor_may_stand_where_its_key_might(cli: CommandLine, key: 
 async def test_an_admin_key_is_not_let_into_paths(cli: CommandLine) -> None:
     admin = (await cli.good("keys", "create", "ops", "--admin")).out[:13]
 
-    assert "not an admin key" in (await cli("keys", "set", admin, "--allow-path")).refusal
+    assert "not an admin key" in (await cli("keys", "set", admin, "--paths", "on")).refusal
 
 
 async def test_what_changes_nothing_says_so(cli: CommandLine, key: str) -> None:
