@@ -86,4 +86,7 @@ class Me(msgspec.Struct):
     expires_at: str | None
     time_zone: str
     limits: list[LimitStanding]
-    models: Annotated[list[str], Meta(description="Those that are hosted now and that the key may use.")]
+    models: Annotated[
+        list[str] | None,
+        Meta(description="Those that are hosted now and that the key may use; null if not known yet."),
+    ]

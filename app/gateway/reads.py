@@ -16,7 +16,7 @@ from app.gateway.downstream import JSON
 from app.gateway.endpoint import Handler, PublicRoute, Visit
 from app.gateway.gateway import Gateway
 from domain.authorize import authorize
-from domain.errors import BadRequest
+from domain.errors import BadRequest, Unavailable
 from domain.limits import LimitKind
 from domain.model_facts import show_answer
 from domain.periods import bounds
@@ -49,14 +49,17 @@ class LimitLine(msgspec.Struct, frozen=True):
 
 
 class Me(msgspec.Struct, frozen=True):
-    """The body of `/me`. `models` are those that are hosted now and that the key may use."""
+    """The body of `/me`.
+
+    `models` are those that are hosted now and that the key may use; None while this process knows of none yet.
+    """
 
     tenant: str
     key: str
     expires_at: datetime | None
     time_zone: str
     limits: list[LimitLine]
-    models: list[str]
+    models: list[str] | None
 
 
 def read_routes(gateway: GatewayOf) -> list[PublicRoute]:
@@ -140,7 +143,6 @@ def _me(gateway: GatewayOf) -> Handler:
     async def me(visit: Visit) -> None:
         gw = gateway()
         principal = await _known(visit, gw)
-        permit = gw.rights(principal).permit
         body = msgspec.json.encode(
             Me(
                 tenant=principal.tenant_slug,
@@ -148,12 +150,21 @@ def _me(gateway: GatewayOf) -> Handler:
                 expires_at=principal.expires_at,
                 time_zone=principal.time_zone,
                 limits=await _limits(principal, gw, now=datetime.now(UTC)),
-                models=sorted(m.name.display for m in gw.listing().models if permit(m.name)),
+                models=_models(principal, gw),
             )
         )
         await visit.downstream.answer(200, JSON, body)
 
     return me
+
+
+def _models(principal: Principal, gateway: Gateway) -> list[str] | None:
+    permit = gateway.rights(principal).permit
+    try:
+        listed = gateway.listing().models
+    except Unavailable:
+        return None
+    return sorted(model.name.display for model in listed if permit(model.name))
 
 
 async def _limits(principal: Principal, gateway: Gateway, *, now: datetime) -> list[LimitLine]:
