@@ -8,11 +8,15 @@ from typing import Any, Final
 from litestar.types import Receive
 
 from app.gateway.call import Call
+from app.gateway.zstd_body import ZstdBody
 from domain.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 
 SWEEP_INTERVAL_S: Final = 1.0
 _MIB: Final = 1024 * 1024
 _PLAIN: Final = frozenset({b"identity", b""})
+_ZSTD: Final = b"zstd"
+_ZSTD_PATHS: Final = b"/v1/"
+"""Where Ollama itself decodes zstd, as Codex sends it."""
 
 
 class ClientLeft(Exception):  # noqa: N818 - nobody's failure
@@ -43,16 +47,19 @@ class Bodies:
         Raises
         ------
         UnsupportedEncoding
-            The body is compressed.
+            The body is compressed in a way that its route does not take.
         BodyTooLarge
-            It exceeds the limit; a Content-Length that says so is refused before anything is read.
+            It exceeds the limit, as it came or decoded; a Content-Length that says so is refused before anything
+            is read.
+        BadRequest
+            Its compression is broken.
         BodyTooSlow
             It did not arrive in time.
         ClientLeft
             The connection closed first.
         """
-        if call.content_encoding not in _PLAIN:
-            raise UnsupportedEncoding("Send the body uncompressed: this Content-Encoding is not supported.")
+        zstd = None if call.content_encoding in _PLAIN else self._zstd(call)
+        pieces: list[bytes] = []
         length = call.body_length
         if length is not None and length > self._max_bytes:
             raise self._too_large()
@@ -62,7 +69,7 @@ class Bodies:
         allowed = self._max_bytes if length is None else length
         self._deadlines[task] = self._now() + self._base_timeout_s + allowed / _MIB
         try:
-            return await self._collect(receive, length)
+            await self._collect(receive, length, pieces.append if zstd is None else zstd.feed)
         except asyncio.CancelledError:
             if task not in self._late or task.uncancel():
                 raise
@@ -70,6 +77,9 @@ class Bodies:
         finally:
             self._late.discard(task)
             del self._deadlines[task]
+        if zstd is not None:
+            return zstd.whole()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def sweep(self) -> None:
         """Give up on late bodies, for ever."""
@@ -85,9 +95,8 @@ class Bodies:
                 self._late.add(task)
                 task.cancel()
 
-    async def _collect(self, receive: Receive, length: int | None) -> bytes:
-        """Return the body; one of a known length is complete with its last byte, without asking for its end."""
-        pieces: list[bytes] = []
+    async def _collect(self, receive: Receive, length: int | None, keep: Callable[[bytes], None]) -> None:
+        """Read the body; one of a known length is complete with its last byte, without asking for its end."""
         size = 0
         while True:
             event = await receive()
@@ -98,9 +107,16 @@ class Bodies:
             if size > self._max_bytes:
                 raise self._too_large()
             if piece:
-                pieces.append(piece)
+                keep(piece)
             if not event["more_body"] or size == length:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                return
+
+    def _zstd(self, call: Call) -> ZstdBody:
+        if call.content_encoding != _ZSTD or not call.raw_path.startswith(_ZSTD_PATHS):
+            raise UnsupportedEncoding(
+                "Send the body uncompressed, or on a /v1 route as zstd: this Content-Encoding is not supported here."
+            )
+        return ZstdBody(max_bytes=self._max_bytes)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than the limit of {self._max_bytes} bytes.")

@@ -72,7 +72,7 @@ def _closure() -> dict[str, list[Requirement]]:
     """Return every package that production needs here, with the requirements made of it."""
     demands: dict[str, list[Requirement]] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
-    pending = list(DIRECT)
+    pending = [requirement for requirement in DIRECT if _applies(requirement, frozenset())]
     while pending:
         requirement = pending.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
