@@ -6,12 +6,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from app.simulator.errors import BUSY_TEXT, Family, error_body, openai_error
+from app.simulator.errors import BUSY_TEXT, Family, anthropic_error, error_body, openai_error
 from app.simulator.framing import Chunked, Gzipped, TinyChunks, UntilClose, WrongLength
 from app.simulator.http import Delay, Exchange
 from app.simulator.models import canonical_name
 from app.simulator.playback import Cut, Shape
-from app.simulator.wire import EVENT_STREAM, JSON_UTF8, NDJSON, PLAIN_BARE, go_json
+from app.simulator.wire import EVENT_STREAM, JSON_UTF8, NDJSON, PLAIN_BARE, event, go_json
 
 Kind = Literal[
     "refuse",  # the listening socket is closed for `for_ms`, or until SIGUSR1
@@ -204,6 +204,14 @@ def _error_first(order: Order, exchange: Exchange, family: Family) -> None:
     message = order.body or _DEFAULT_ERROR
     if family == "native":
         content_type, record = NDJSON, go_json({"error": message}) + b"\n"
+    elif family == "anthropic":
+        content_type, record = EVENT_STREAM, event("error", go_json(anthropic_error(500, message)))
+    elif family == "responses":
+        failed = {"response": {"status": "failed", "error": {"code": "server_error", "message": message}}}
+        record = event(
+            "response.failed", go_json({**failed, "sequence_number": 0, "type": "response.failed"})
+        )
+        content_type = EVENT_STREAM
     else:
         content_type, record = EVENT_STREAM, b"data: %b\n\n" % openai_error(500, message)
     exchange.begin(200, content_type, record if order.raw_body is None else order.raw_body.encode())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from app.simulator import embeddings, native, openai
+from app.simulator import anthropic, embeddings, native, openai, responses
 from app.simulator.decode import Body, Refusal, decode_body
 from app.simulator.errors import Family, error_body
 from app.simulator.faults import FaultBook, Order, after_delay, cut_of, framing_of, misbehave
@@ -33,6 +33,8 @@ ROUTES: Final = {
     "/api/embeddings": Route("native", embeddings.EMBEDDINGS_FIELDS, embeddings.plan_embeddings),
     "/v1/chat/completions": Route("openai", openai.CHAT_FIELDS, openai.plan_chat_completion),
     "/v1/completions": Route("openai", openai.COMPLETION_FIELDS, openai.plan_completion),
+    "/v1/responses": Route("responses", responses.FIELDS, responses.plan_response),
+    "/v1/messages": Route("anthropic", anthropic.FIELDS, anthropic.plan_message),
     "/v1/embeddings": Route("openai", embeddings.V1_EMBEDDINGS_FIELDS, embeddings.plan_v1_embeddings),
 }
 

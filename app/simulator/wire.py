@@ -28,6 +28,11 @@ def go_json(value: object) -> bytes:
     return raw
 
 
+def event(kind: str, data: bytes) -> bytes:
+    """Return a server-sent event that names its type, as the Responses API and Anthropic's do."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
 def status_line(status: int) -> bytes:
     """Return the status line of a response, with its line end."""
     return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
