@@ -12,7 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from app import openapi_read_types as reads
+from app import openapi_responses as typed
 from app import openapi_types as wire
+from app.gateway import token_count
+from app.openapi_families import ERRORS, FRAMINGS, PREFIXES, STREAM_TYPES, TAGS
 from app.problems import problem_of, render
 from domain.errors import (
     BadRequest,
@@ -32,14 +35,9 @@ from domain.routes import RouteSpec, inference_routes
 from domain.values import ApiFamily
 
 JSON: Final = "application/json"
-STREAM_TYPES: Final = {ApiFamily.NATIVE: "application/x-ndjson", ApiFamily.OPENAI: "text/event-stream"}
-
+_REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
+"""Stands for the request's id in examples."""
 _SCHEMAS: Final = "#/components/schemas/{name}"
-_ERRORS: Final[dict[ApiFamily, type[msgspec.Struct]]] = {
-    ApiFamily.NATIVE: wire.NativeError,
-    ApiFamily.OPENAI: wire.OpenAIError,
-}
-_PREFIXES: Final = {ApiFamily.NATIVE: "Native", ApiFamily.OPENAI: "OpenAI"}
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -55,13 +53,8 @@ _FORBIDDEN = _Refusal(
     "Forbidden", "The model does not exist or the key may not use it; which, is not told.", ModelForbidden()
 )
 _UNKNOWN_PATH = _Refusal("UnknownPath", "Nothing is at this path.", UnknownPath())
-_LIST_REFUSALS: Final = (_UNAUTHENTICATED,)
-_MODEL_REFUSALS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
-_SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
-_INFERENCE_REFUSALS: Final = (
-    _Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required.")),
-    _UNAUTHENTICATED,
-    _FORBIDDEN,
+_BAD_REQUEST = _Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required."))
+_BODY_REFUSALS: Final = (
     _Refusal("BodyTooSlow", "The body did not arrive in time.", BodyTooSlow("The body took too long.")),
     _Refusal("BodyTooLarge", "The body is too large.", BodyTooLarge("The body is too large.")),
     _Refusal(
@@ -69,6 +62,13 @@ _INFERENCE_REFUSALS: Final = (
         "The body is compressed in a way that is not understood.",
         UnsupportedEncoding("Send the body without compression."),
     ),
+)
+_COUNT_REFUSALS: Final = (_BAD_REQUEST, _UNAUTHENTICATED, _FORBIDDEN, *_BODY_REFUSALS)
+_LIST_REFUSALS: Final = (_UNAUTHENTICATED,)
+_MODEL_REFUSALS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
+_SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
+_INFERENCE_REFUSALS: Final = (
+    *_COUNT_REFUSALS,
     _Refusal(
         "LimitExceeded",
         "A limit of the key or of its tenant has no room; come back after Retry-After, unless x-should-retry is"
@@ -151,6 +151,22 @@ _INFERENCE: Final[dict[str, _Inference]] = {
         wire.EmbeddingList,
         {"model": "nomic-embed-text", "input": ["first", "second"]},
     ),
+    "/v1/responses": _Inference(
+        "createResponse",
+        "Continue a conversation",
+        typed.ResponsesRequest,
+        typed.Response,
+        {"model": "llama3.2", "input": "Why is the sky blue?", "stream": True},
+        typed.ResponseEvent,
+    ),
+    "/v1/messages": _Inference(
+        "createMessage",
+        "Continue a conversation",
+        typed.MessagesRequest,
+        typed.AnthropicMessage,
+        {"model": "llama3.2", "max_tokens": 1024, "messages": _MESSAGES, "stream": True},
+        typed.AnthropicEvent,
+    ),
 }
 
 
@@ -171,10 +187,7 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
         "security": [{"bearer": []}, {"apiKey": []}, {"basic": []}],
-        "tags": [
-            {"name": ApiFamily.NATIVE.value, "description": "Ollama's own API."},
-            {"name": ApiFamily.OPENAI.value, "description": "The API that OpenAI clients speak."},
-        ],
+        "tags": [{"name": family.value, "description": text} for family, text in TAGS.items()],
         "paths": _paths(),
         "components": {
             "schemas": _schemas(),
@@ -214,6 +227,16 @@ def _paths() -> dict[str, Any]:
     models = _operation("listModels", "List models", openai, _answer(wire.OpenAIModelList), _LIST_REFUSALS)
     model = _operation("retrieveModel", "Get a model", openai, _answer(wire.OpenAIModel), _MODEL_REFUSALS)
     model["parameters"] = [_MODEL_PARAMETER]
+    count = _operation(
+        "countMessageTokens",
+        "Estimate the tokens of a prompt; no model is asked",
+        ApiFamily.ANTHROPIC,
+        _answer(typed.TokenCount),
+        _COUNT_REFUSALS,
+    )
+    count["requestBody"] = _request_body(
+        typed.CountTokensRequest, {"model": "llama3.2", "messages": _MESSAGES}
+    )
     return {
         "/": _readable(alive),
         "/api/version": _readable(version_),
@@ -226,6 +249,7 @@ def _paths() -> dict[str, Any]:
         "/v1/models": {"get": models},
         "/v1/models/{model_id}": {"get": model},
         **{path: {"post": _inference(spec)} for path, spec in inference_routes().items()},
+        token_count.PATH: {"post": count},
     }
 
 
@@ -269,11 +293,12 @@ def _inference(spec: RouteSpec) -> dict[str, Any]:
     operation = _operation(
         described.operation_id, described.summary, spec.family, content, _INFERENCE_REFUSALS
     )
-    operation["requestBody"] = {
-        "required": True,
-        "content": {JSON: {"schema": _reference(described.request), "example": described.example}},
-    }
+    operation["requestBody"] = _request_body(described.request, described.example)
     return operation
+
+
+def _request_body(kind: type[msgspec.Struct], example: Mapping[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {JSON: {"schema": _reference(kind), "example": example}}}
 
 
 def _operation(
@@ -292,7 +317,7 @@ def _operation(
             "200": good,
             **{
                 str(problem_of(refusal.example).status): {
-                    "$ref": f"#/components/responses/{_PREFIXES[family]}{refusal.name}"
+                    "$ref": f"#/components/responses/{PREFIXES[family]}{refusal.name}"
                 }
                 for refusal in refusals
             },
@@ -305,14 +330,8 @@ def _answer(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _stream(family: ApiFamily, record: type[msgspec.Struct]) -> dict[str, Any]:
-    framing = (
-        "One record per line. A stream that fails half-way ends with a record that holds `error`."
-        if family is ApiFamily.NATIVE
-        else "Events whose data is one record each, then `data: [DONE]`. A stream that fails half-way ends with"
-        " an event that holds `error`."
-    )
-    one_of = [_reference(record), _reference(_ERRORS[family])]
-    return {STREAM_TYPES[family]: {"schema": {"description": framing, "oneOf": one_of}}}
+    one_of = [_reference(record), _reference(ERRORS[family])]
+    return {STREAM_TYPES[family]: {"schema": {"description": FRAMINGS[family], "oneOf": one_of}}}
 
 
 def _plain_text() -> dict[str, Any]:
@@ -323,9 +342,10 @@ def _refusal_responses() -> dict[str, Any]:
     used = {
         ApiFamily.NATIVE: _INFERENCE_REFUSALS,
         ApiFamily.OPENAI: (*_INFERENCE_REFUSALS, _UNKNOWN_PATH),
+        ApiFamily.ANTHROPIC: _INFERENCE_REFUSALS,
     }
     return {
-        f"{_PREFIXES[family]}{refusal.name}": _refusal_response(refusal, family)
+        f"{PREFIXES[family]}{refusal.name}": _refusal_response(refusal, family)
         for family, refusals in used.items()
         for refusal in refusals
     }
@@ -341,8 +361,8 @@ def _refusal_response(refusal: _Refusal, family: ApiFamily) -> dict[str, Any]:
         "headers": headers,
         "content": {
             JSON: {
-                "schema": _reference(_ERRORS[family]),
-                "example": msgspec.json.decode(render(problem, family)),
+                "schema": _reference(ERRORS[family]),
+                "example": msgspec.json.decode(render(problem, family, _REQUEST_ID)),
             }
         },
     }
@@ -374,7 +394,8 @@ def _schemas() -> dict[str, Any]:
         *(wire.Version, wire.ModelEntries, wire.OpenAIModel, wire.OpenAIModelList),
         *(reads.LoadedModelEntries, reads.ShowRequest, reads.ShowAnswer, reads.Me),
         *(reads.CloudStatus, reads.Recommendations),
-        *_ERRORS.values(),
+        *(typed.CountTokensRequest, typed.TokenCount),
+        *ERRORS.values(),
     )
     _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=_SCHEMAS)
     return {name: components[name] for name in sorted(components)}

@@ -55,6 +55,14 @@ _LIMITS: Final = {
 }
 _QUOTAS: Final = frozenset({LimitKind.TOKENS_PER_DAY, LimitKind.TOKENS_PER_MONTH})
 _UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"))
+_ANTHROPIC_KINDS: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 _DO_NOT_RETRY: Final = ((b"x-should-retry", b"false"),)
 
 
@@ -154,11 +162,29 @@ def problem_of(error: Exception) -> Problem:
     return _INTERNAL if describe is None else describe(error)
 
 
+def render(problem: Problem, family: ApiFamily, request_id: bytes = b"") -> bytes:
+    """Return the JSON body of `problem` as clients of `family` expect it; Anthropic's names the request, if it can."""
+    body = _render(problem, family)
+    if family is ApiFamily.ANTHROPIC and request_id:
+        return b'%b,"request_id":"%b"}' % (body[:-1], request_id)
+    return body
+
+
 @lru_cache(maxsize=256)
-def render(problem: Problem, family: ApiFamily) -> bytes:
-    """Return the JSON body of `problem` as clients of `family` expect it."""
+def _render(problem: Problem, family: ApiFamily) -> bytes:
     if family is ApiFamily.NATIVE:
         return msgspec.json.encode({"error": problem.message})
+    if family is ApiFamily.ANTHROPIC:
+        error = {"type": _anthropic_kind(problem.status), "message": problem.message}
+        return msgspec.json.encode({"type": "error", "error": error})
     return msgspec.json.encode(
         {"error": {"message": problem.message, "type": problem.kind, "param": None, "code": problem.code}}
     )
+
+
+def _anthropic_kind(status: int) -> str:
+    """Return Anthropic's word for a status; those it has no word for go with the nearest one."""
+    kind = _ANTHROPIC_KINDS.get(status)
+    if kind is not None:
+        return kind
+    return "invalid_request_error" if 400 <= status < 500 else "api_error"  # noqa: PLR2004

@@ -15,7 +15,11 @@ from app.problems import Problem, problem_of, render
 from domain.errors import BadRequest, MethodNotAllowed, UnknownPath
 from domain.values import ApiFamily
 
-OPENAI_PREFIX: Final = "/v1/"
+FAMILIES: Final = (
+    ("/v1/messages", ApiFamily.ANTHROPIC),
+    ("/v1/", ApiFamily.OPENAI),
+)
+"""Whose shape errors have below a path, the closer one first."""
 NO_ROUTE: Final = "(none)"
 """What log and metrics call these requests. The path itself could be anything, so it is in neither."""
 
@@ -24,7 +28,7 @@ _log = structlog.get_logger()
 
 def family_of(path: str) -> ApiFamily:
     """Return whose error shape a path speaks, also for paths that do not exist."""
-    return ApiFamily.OPENAI if path.startswith(OPENAI_PREFIX) else ApiFamily.NATIVE
+    return next((family for prefix, family in FAMILIES if path.startswith(prefix)), ApiFamily.NATIVE)
 
 
 class Refusals:
@@ -37,7 +41,7 @@ class Refusals:
     def noted(self, scope: Scope, problem: Problem) -> tuple[str, bytes]:
         """Log and count a refusal; return its request id and its body."""
         request_id = str(uuid7())
-        body = render(problem, family_of(scope["path"]))
+        body = render(problem, family_of(scope["path"]), request_id.encode())
         client = scope.get("client")
         self._metrics.add(self._metrics.requests, (NO_ROUTE, str(problem.status)))
         self._access_log.write(

@@ -4,6 +4,7 @@ Records are decoded into the few fields that matter; msgspec skips the rest at a
 the bytes, and unlike a search it cannot be fooled by what a model writes.
 """
 
+import json
 from typing import Annotated
 
 import msgspec
@@ -65,6 +66,26 @@ class OpenAiCounts(msgspec.Struct, gc=False):
     completion_tokens: Count = 0
 
 
+class TokenCounts(msgspec.Struct, gc=False):
+    """The usage object of the Responses API and of Anthropic's. Ollama writes 0 where it does not know."""
+
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+
+
+class _ResponseBody(msgspec.Struct, gc=False):
+    status: str = ""
+    usage: TokenCounts | None = None
+    error: str | dict[str, object] | None = None
+
+
+class _MessageBody(msgspec.Struct, gc=False):
+    type: str = ""
+    stop_reason: str | None = None
+    usage: TokenCounts | None = None
+    error: str | dict[str, object] | None = None
+
+
 class _Embeddings(msgspec.Struct, gc=False):
     embeddings: msgspec.Raw = _ABSENT
     embedding: msgspec.Raw = _ABSENT
@@ -101,6 +122,17 @@ class Echo(msgspec.Struct, frozen=True):
             return body
         return msgspec.json.encode({**fields, "model": self.wanted})
 
+    def within(self, field: str, data: bytes) -> bytes:
+        """Return one JSON object with the `model` of the object in `field` respelled."""
+        try:
+            fields = _FIELDS.decode(data)
+        except UNREADABLE:
+            return data
+        if field not in fields:
+            return data
+        inner = msgspec.Raw(self.whole(bytes(fields[field])))
+        return msgspec.json.encode({**fields, field: inner})
+
     def head(self, piece: bytes) -> bytes:
         """Return the beginning of a JSON object too large to hold, its `model` respelled.
 
@@ -119,6 +151,10 @@ def read_whole(spec: RouteSpec, body: bytes) -> WholeAnswer:
             return _read_embeddings(body)
         if spec.family is ApiFamily.NATIVE:
             return _read_native(body)
+        if spec.family is ApiFamily.RESPONSES:
+            return _read_response(body)
+        if spec.family is ApiFamily.ANTHROPIC:
+            return _read_message(body)
         return _read_openai(body)
     except UNREADABLE:
         return WholeAnswer(complete=False)
@@ -130,6 +166,8 @@ def usage_at_end(spec: RouteSpec, tail: bytes) -> MeasuredUsage | None:
     What follows the last list of such a body (vectors, context, choices) are the top level's last fields.
     Text of a model cannot imitate them: its quotes are escaped.
     """
+    if spec.family in {ApiFamily.RESPONSES, ApiFamily.ANTHROPIC}:
+        return _last_usage(tail)
     last_fields = b"{" + tail[tail.rfind(b"]") + 1 :].lstrip(b", \n")
     if spec.family is ApiFamily.NATIVE:
         return native_usage(last_fields, counted=0)
@@ -170,6 +208,16 @@ def openai_usage(usage: msgspec.Raw) -> MeasuredUsage | None:
     return MeasuredUsage(tokens_in=counts.prompt_tokens, tokens_out=counts.completion_tokens)
 
 
+def token_usage(counts: TokenCounts | None) -> MeasuredUsage | None:
+    """Return what a usage object of the Responses API or of Anthropic's reports, None if there is none.
+
+    A prompt of no tokens does not exist: 0 is how an unknown count is written.
+    """
+    if counts is None or not (counts.input_tokens or counts.output_tokens):
+        return None
+    return MeasuredUsage(tokens_in=counts.input_tokens or None, tokens_out=counts.output_tokens)
+
+
 def error_text(error: str | dict[str, object] | None) -> str:
     """Return a backend's error as bounded text for operators."""
     text = error.get("message") if isinstance(error, dict) else error
@@ -191,6 +239,32 @@ def _read_openai(body: bytes) -> WholeAnswer:
     return WholeAnswer(complete=True, usage=openai_usage(record.usage))
 
 
+def _read_response(body: bytes) -> WholeAnswer:
+    """Read a response. One that Ollama gave up half-way says that it is complete, but counts nothing."""
+    record = _RESPONSE_BODY.decode(body)
+    usage = token_usage(record.usage)
+    if record.error is not None or record.status not in {"completed", "incomplete"} or usage is None:
+        return WholeAnswer(complete=False, error_text=error_text(record.error))
+    return WholeAnswer(complete=True, usage=usage)
+
+
+def _read_message(body: bytes) -> WholeAnswer:
+    record = _MESSAGE_BODY.decode(body)
+    if record.error is not None or record.type != "message" or not record.stop_reason:
+        return WholeAnswer(complete=False, error_text=error_text(record.error))
+    return WholeAnswer(complete=True, usage=token_usage(record.usage))
+
+
+def _last_usage(tail: bytes) -> MeasuredUsage | None:
+    """Return the last usage object that begins in `tail`."""
+    _, found, rest = tail.rpartition(b'"usage":')
+    try:
+        counts, _ = _PREFIX.raw_decode(rest.decode()) if found else (None, 0)
+        return token_usage(msgspec.convert(counts, TokenCounts | None))
+    except (*UNREADABLE, ValueError):
+        return None
+
+
 def _read_embeddings(body: bytes) -> WholeAnswer:
     record = _EMBEDDINGS.decode(body)
     if record.error is not None or not (record.embeddings or record.embedding or record.data):
@@ -203,5 +277,8 @@ NATIVE_RECORD = msgspec.json.Decoder(NativeRecord)
 OPENAI_RECORD = msgspec.json.Decoder(OpenAiRecord)
 _NATIVE_COUNTS = msgspec.json.Decoder(NativeCounts)
 _OPENAI_COUNTS = msgspec.json.Decoder(OpenAiCounts)
+_RESPONSE_BODY = msgspec.json.Decoder(_ResponseBody)
+_MESSAGE_BODY = msgspec.json.Decoder(_MessageBody)
+_PREFIX = json.JSONDecoder()
 _EMBEDDINGS = msgspec.json.Decoder(_Embeddings)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])

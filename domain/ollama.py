@@ -107,10 +107,22 @@ _PHRASES: Final = (
     _fault("missing data required for image input", "this model does not support images"),
     _fault("image: unknown format", "an image cannot be decoded"),
     _fault("failed to decode image", "an image cannot be decoded"),
+    _fault("only base64 images are supported", "an image must be given as base64", _BAD_REQUEST),
     _fault("invalid image", "an image cannot be decoded"),
     _fault("illegal base64", "an image cannot be decoded", _BAD_REQUEST),
     _fault("invalid message", "a message has content of a kind that is not supported", _BAD_REQUEST),
     _fault("invalid tool call", "a tool call has arguments that are not a JSON object", _BAD_REQUEST),
+    _fault("invalid reasoning value", "the reasoning effort is none that this model knows", _BAD_REQUEST),
+    _fault("unknown input item type", "'input' holds an item of a type that is not supported", _BAD_REQUEST),
+    _fault("unknown content type", "a message has content of a type that is not supported", _BAD_REQUEST),
+    _fault("file inputs are not", "files are not supported; send their text", _BAD_REQUEST),
+    _fault(
+        "failed to parse function call arguments",
+        "a function call has arguments that are not JSON",
+        _BAD_REQUEST,
+    ),
+    _fault("tool_use block missing", "a 'tool_use' block needs an 'id' and a 'name'", _BAD_REQUEST),
+    _fault("invalid input_schema", "a tool has an 'input_schema' that is no JSON schema", _BAD_REQUEST),
     _fault("cannot unmarshal", "a field of the request has the wrong type", _BAD_REQUEST),
 )
 

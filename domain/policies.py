@@ -25,7 +25,7 @@ from domain.option_rules import (
 )
 from domain.requests import Asked, ParsedRequest, Policed
 from domain.routes import POLICED_OPTIONS
-from domain.values import OptionPolicies, OptionPolicy, OptionRule, PolicyAction, Rights
+from domain.values import ApiFamily, OptionPolicies, OptionPolicy, OptionRule, PolicyAction, Rights
 
 MAX_COMPILED_MODELS: Final = 1_000
 """Models of one principal whose policy is kept ready."""
@@ -84,6 +84,8 @@ class Policy:
         if named is None or self._cap_is_ours:
             return self._default_cap
         if self._cap_is_refused:
+            if request.spec.family is ApiFamily.ANTHROPIC:  # which has no request without a number
+                return min(named, self._default_cap)
             raise _refusal(request.spec.output_cap_field or OUTPUT_CAP_FIELD)
         return min(named, self._max_cap)
 
@@ -100,9 +102,10 @@ class Policy:
             place = spec.imposed_as.get(field)
             if place is None or place in fields or place in options:
                 continue
-            sent = own if place == field else _openai_effort(own)
-            if sent is not None:
-                (options if place in POLICED_OPTIONS else fields)[place] = sent
+            if place != field:
+                fields.update(_effort(spec.family, place, own))
+            else:
+                (options if place in POLICED_OPTIONS else fields)[place] = own
         return Policed(cap, fields, options, stripped)
 
     def _answer(self, field: str, name: str, asked: Asked) -> object:
@@ -190,9 +193,12 @@ def _clamped_duration(asked: Asked, rule: OptionRule) -> msgspec.Raw | int | flo
     return rule.minimum if named < duration_ns(rule.minimum) else asked.raw
 
 
-def _openai_effort(value: object) -> str | None:
-    """Return a `think` value in OpenAI's words; None where leaving it out says the same."""
-    if isinstance(value, bool):
-        return None if value else "none"
+def _effort(family: ApiFamily, place: str, value: object) -> dict[str, object]:
+    """Return the fields that say a `think` value in another API's words; none if leaving it out says the same."""
+    if value is True:
+        return {}
+    if family is ApiFamily.ANTHROPIC:
+        return {"thinking": {"type": "disabled"}} if value is False else {"output_config": {"effort": value}}
     # Ollama's OpenAI routes knew three levels before they knew "max".
-    return "high" if value == "max" else str(value)
+    effort = "none" if value is False else "high" if value == "max" else str(value)
+    return {place: {"effort": effort} if family is ApiFamily.RESPONSES else effort}

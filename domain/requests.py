@@ -10,45 +10,36 @@ import msgspec
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
+from domain.prompts import Prompt, measure
 from domain.routes import (
     FORWARDED_OPTIONS,
     OPTION_FIELDS,
     POLICED_OPTIONS,
     STREAM_OPTION_FIELDS,
-    RouteKind,
     RouteSpec,
 )
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
 from domain.values import ApiFamily
 
-_LABELS = frozenset({"role", "type"})
-"""Keys of a message whose text is wire format, not prompt."""
-
-_SCHEMA_FIELDS = ("format", "response_format")
-
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
-_ABSENT_IF_EMPTY = frozenset({"system", "template", "context", "raw", "reasoning", "reasoning_effort"})
+_ABSENT_IF_EMPTY = frozenset(
+    {
+        *("system", "template", "context", "raw"),
+        *("reasoning", "reasoning_effort", "thinking", "output_config"),
+    }
+)
 """Policed fields that say nothing when they are empty or false; client libraries send them so all the time."""
 
 
-class Prompt(msgspec.Struct, frozen=True):
-    """How much a request asks a model to read.
-
-    `chars` and `images` are what its texts (tools as JSON included) and images make up. `text_bytes` is never
-    below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
-    byte for each of the `context_tokens` a `context` holds. `messages` are the pieces a template wraps, `texts`
-    what the model reads one by one, each within its own context: a batch of embeddings has many. `is_empty`
-    means there is nothing to answer: natively that loads the model.
-    """
-
-    chars: int
-    images: int
-    is_empty: bool
-    text_bytes: int
-    messages: int = 1
-    texts: int = 1
-    context_tokens: int = 0
+_WITH_WEB_TOOLS = frozenset({ApiFamily.RESPONSES, ApiFamily.ANTHROPIC})
+"""Families in which a backend works some tools itself."""
+_WEB_TOOLS = ("web_search", "web_fetch")
+NO_WEB_TOOLS = (
+    "the built-in tools 'web_search' and 'web_fetch' are not available here: they would send parts of the"
+    " conversation to a service in the internet; leave them out of 'tools' (in Codex, set web_search = \"disabled\"),"
+    " or offer a function of your own"
+)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -120,12 +111,13 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
     """
     strict = parse_object(body, spec.known)
     values = strict.values
-    model = values.get("model")
-    if not isinstance(model, str):
-        raise BadRequest("the field 'model' is required and must be a string")
-    prompt = _measure(spec, strict)
+    model = _model(values)
+    prompt = measure(spec, strict)
+    if spec.family in _WITH_WEB_TOOLS:
+        _refuse_unsupported(spec, values)
     stream = _flag(values, "stream", default=spec.streams_by_default) if spec.can_stream else False
     native = spec.family is ApiFamily.NATIVE
+    asks_for_usage = spec.family is ApiFamily.OPENAI and spec.can_stream and _wants_usage(values)
     asked = {
         name: Asked(value, strict.raw[name])
         for name in spec.policed
@@ -138,7 +130,7 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         spec=spec,
         model=model,
         stream=stream and not is_load_only,
-        wants_usage=_wants_usage(values) and stream if spec.can_stream and not native else False,
+        wants_usage=asks_for_usage and stream,
         output_cap=_output_cap(spec, values),
         prompt=prompt,
         is_load_only=is_load_only,
@@ -148,6 +140,18 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         options=options,
         asked=asked,
     )
+
+
+def parse_count(spec: RouteSpec, body: bytes) -> tuple[str, Prompt]:
+    """Read a request to count the tokens of what could be sent to the route: its model, and its prompt.
+
+    Raises
+    ------
+    BadRequest
+        As `parse_request` does, for the fields that are counted.
+    """
+    strict = parse_object(body, spec.known)
+    return _model(strict.values), measure(spec, strict)
 
 
 def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> bytes:
@@ -178,9 +182,35 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> by
             fields.pop("options", None)
     elif spec.output_cap_field is not None:
         fields[spec.output_cap_field] = policed.output_cap
-        if parsed.stream:
+        if parsed.stream and spec.family is ApiFamily.OPENAI:
             fields["stream_options"] = _INCLUDE_USAGE
     return msgspec.json.encode(fields)
+
+
+def _model(values: Mapping[str, object]) -> str:
+    model = values.get("model")
+    if not isinstance(model, str):
+        raise BadRequest("the field 'model' is required and must be a string")
+    return model
+
+
+def _refuse_unsupported(spec: RouteSpec, values: Mapping[str, object]) -> None:
+    """Refuse what no backend may or can do, where an answer without it would mislead the client.
+
+    Raises
+    ------
+    BadRequest
+        The request leans on something that is kept nowhere, or hands out a tool which the backend would work
+        itself, by asking a service in the internet in the operator's name.
+    """
+    for name, sentence in spec.refused.items():
+        if values.get(name):
+            raise BadRequest(sentence)
+    tools = values.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        for key, value in tool.items() if isinstance(tool, dict) else ():
+            if go_fold(key) == "type" and isinstance(value, str) and value.startswith(_WEB_TOOLS):
+                raise BadRequest(NO_WEB_TOOLS)
 
 
 def _flag(values: Mapping[str, object], name: str, *, default: bool) -> bool:
@@ -189,15 +219,6 @@ def _flag(values: Mapping[str, object], name: str, *, default: bool) -> bool:
         return default
     if not isinstance(value, bool):
         raise BadRequest(f"'{name}' must be true or false")
-    return value
-
-
-def _text(values: Mapping[str, object], name: str) -> str:
-    value = values.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadRequest(f"'{name}' must be a string")
     return value
 
 
@@ -253,129 +274,9 @@ def _output_cap(spec: RouteSpec, values: Mapping[str, object]) -> int | None:
             raise BadRequest(f"the option '{spec.output_cap_field}' must be a number")
         cap = int(named) if named is not None else 0
     else:
-        limits = _whole_number(values, spec.output_cap_field), _whole_number(values, "max_completion_tokens")
-        cap = next((limit for limit in limits if limit is not None), 0)
+        limit = _whole_number(values, spec.output_cap_field)
+        newer = _whole_number(values, "max_completion_tokens") if spec.family is ApiFamily.OPENAI else None
+        cap = (newer or 0) if limit is None else limit
+    if cap <= 0 and spec.family is ApiFamily.ANTHROPIC:
+        raise BadRequest(f"'{spec.output_cap_field}' is required and must be above 0")
     return cap if cap > 0 else None
-
-
-class _Extent:
-    """Sums of what was measured so far."""
-
-    __slots__ = ("chars", "images", "text_bytes")
-
-    def __init__(self) -> None:
-        self.chars = self.images = self.text_bytes = 0
-
-    def add_text(self, text: str) -> None:
-        length = len(text)
-        self.chars += length
-        self.text_bytes += length if text.isascii() else len(text.encode())
-
-    def add_label(self, text: str) -> None:
-        """Count a text that is wire format: no prompt, though a template may show it to the model."""
-        self.text_bytes += len(text) if text.isascii() else len(text.encode())
-
-
-def _measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
-    values = strict.values
-    if spec.kind is RouteKind.CHAT:
-        return _measure_chat(spec, strict)
-    if spec.kind is RouteKind.EMBED and "prompt" not in spec.prompt_fields:
-        return _measure_inputs(values.get("input"))
-    extent = _Extent()
-    for name in spec.prompt_fields:
-        extent.add_text(_text(values, name))
-    context = values.get("context") if "context" in spec.policed else None
-    context_tokens = len(context) if isinstance(context, list) else 0
-    images = values.get("images") if "images" in spec.forwarded else None
-    return Prompt(
-        extent.chars,
-        len(images) if isinstance(images, list) else 0,
-        is_empty=not values.get("prompt"),
-        text_bytes=extent.text_bytes + _schema_bytes(strict) + context_tokens,
-        context_tokens=context_tokens,
-    )
-
-
-def _measure_inputs(inputs: object) -> Prompt:
-    texts = inputs if isinstance(inputs, list) else [inputs] if inputs is not None else []
-    extent = _Extent()
-    for text in texts:
-        if not isinstance(text, str):
-            raise BadRequest("'input' must be a string or a list of strings")
-        extent.add_text(text)
-    return Prompt(
-        extent.chars,
-        0,
-        is_empty=not inputs,
-        text_bytes=extent.text_bytes,
-        messages=len(texts),
-        texts=len(texts),
-    )
-
-
-def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
-    messages = strict.values.get("messages")
-    if messages is None:
-        messages = []
-    if not isinstance(messages, list):
-        raise BadRequest("'messages' must be a list")
-    if not messages and spec.family is ApiFamily.OPENAI:
-        raise BadRequest("'messages' must hold at least one message")
-    extent = _Extent()
-    chars = text_bytes = 0  # plain texts are counted here and not by the extent: this loop is hot
-    for message in messages:
-        if not isinstance(message, dict):
-            raise BadRequest("each of 'messages' must be an object")
-        for key, value in message.items():
-            if value.__class__ is str:
-                length = len(value)
-                text_bytes += length if value.isascii() else len(value.encode())
-                if key not in _LABELS:
-                    chars += length
-            elif value:
-                _measure_nested(key, value, extent)
-                if go_fold(key) == "tool_calls":
-                    # Templates write calls as JSON: names and numbers are text as well.
-                    text_bytes += _json_bytes(msgspec.json.encode(value))
-    if "tools" in strict.raw:
-        tools = bytes(strict.raw["tools"])
-        chars += len(tools)
-        text_bytes += _json_bytes(tools)
-    return Prompt(
-        chars + extent.chars,
-        extent.images,
-        is_empty=not messages,
-        text_bytes=text_bytes + extent.text_bytes + _schema_bytes(strict),
-        messages=len(messages),
-    )
-
-
-def _schema_bytes(strict: StrictObject) -> int:
-    """Return the size of the schema an answer is to follow: some templates put it into the prompt."""
-    return sum(_json_bytes(bytes(strict.raw[name])) for name in _SCHEMA_FIELDS if name in strict.raw)
-
-
-def _json_bytes(text: bytes) -> int:
-    """Return how long JSON is in a prompt, where Go has written it: `<`, `>` and `&` as six bytes each."""
-    return len(text) + 5 * (text.count(b"<") + text.count(b">") + text.count(b"&"))
-
-
-def _measure_nested(key: str, value: object, extent: _Extent) -> None:
-    """Count the texts and images below one key of a message, in whatever case the key is written."""
-    fold = go_fold(key)
-    if fold == "images" and isinstance(value, list):
-        extent.images += len(value)
-    elif fold == "image_url":
-        extent.images += 1
-    elif isinstance(value, str):
-        if key in _LABELS:
-            extent.add_label(value)
-        else:
-            extent.add_text(value)
-    elif isinstance(value, dict):
-        for child_key, child in value.items():
-            _measure_nested(child_key, child, extent)
-    elif isinstance(value, list):
-        for child in value:
-            _measure_nested("", child, extent)

@@ -7,13 +7,16 @@ was, `probable` does.
 import msgspec
 
 from domain.errors import PromptTooLarge
-from domain.requests import Prompt
+from domain.prompts import Prompt
 
 TOKENS_PER_MESSAGE = 32
 """What a template may put round one message: roles, separators, a turn's beginning and end."""
 
 CHARACTERS_PER_TOKEN = 4
 """Of ordinary text, roughly."""
+
+USUAL_TOKENS_PER_MESSAGE = 4
+"""What a template usually puts round one message."""
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -55,6 +58,12 @@ def probable(prompt: Prompt, *, context_length: int | None, image_tokens: int) -
     if context_length is not None:
         text = min(text, context_length * prompt.texts)
     return text + image_tokens * prompt.images
+
+
+def counted(prompt: Prompt, *, image_tokens: int) -> int:
+    """Return what a client is told that asks how many tokens a prompt will be: as if no context were too short."""
+    usual = USUAL_TOKENS_PER_MESSAGE * prompt.messages
+    return probable(prompt, context_length=None, image_tokens=image_tokens) + usual
 
 
 def reserve(

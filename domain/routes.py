@@ -1,5 +1,6 @@
 """Ollama's inference routes and, field by field, what their requests may carry upstream."""
 
+from collections.abc import Mapping
 from enum import Enum, StrEnum
 
 import msgspec
@@ -21,12 +22,14 @@ class FieldAction(Enum):
 
     forward: travels as the client's exact bytes. police: what happens to it is a matter of option policy
     (`domain.policies`). withhold: looked at where it matters, never sent; it would show what the operator
-    configured, or it is written anew by the gateway.
+    configured, or it is written anew by the gateway. refuse: Ollama ignores it, and an answer that ignores it
+    would be wrong, so the client is told.
     """
 
     FORWARD = "forward"
     POLICE = "police"
     WITHHOLD = "withhold"
+    REFUSE = "refuse"
 
 
 class RouteSpec(msgspec.Struct, frozen=True):
@@ -35,7 +38,8 @@ class RouteSpec(msgspec.Struct, frozen=True):
     `policed` maps top-level fields that option policies decide on to the policy's word for them, `imposed_as`
     the other way round says where a policy's own value goes (into `options` if that is where it belongs).
     `prompt_fields` are top-level texts that reach the model; `output_cap_field` is where Ollama reads the
-    limit of output tokens (inside `options` on native routes), None where nothing is generated.
+    limit of output tokens (inside `options` on native routes), None where nothing is generated. `refused` says
+    of fields that cannot be honoured what to do instead.
     """
 
     path: str
@@ -49,9 +53,11 @@ class RouteSpec(msgspec.Struct, frozen=True):
     can_stream: bool
     streams_by_default: bool
     output_cap_field: str | None
+    refused: Mapping[str, str]
 
 
 _FORWARD, _POLICE, _WITHHOLD = FieldAction.FORWARD, FieldAction.POLICE, FieldAction.WITHHOLD
+_REFUSE = FieldAction.REFUSE
 
 OPTION_ACTIONS = {
     **dict.fromkeys(
@@ -119,6 +125,19 @@ _EVERY_OPENAI_OUTPUT = {
     "_debug_render_only": _WITHHOLD,
 }
 
+RESPONSES_PATH = "/v1/responses"
+MESSAGES_PATH = "/v1/messages"
+
+_NOTHING_IS_KEPT = "is not supported: no response is kept here; "
+_REFUSED = {
+    "previous_response_id": f"'previous_response_id' {_NOTHING_IS_KEPT}send the whole conversation in 'input'",
+    "conversation": f"'conversation' {_NOTHING_IS_KEPT}send the whole conversation in 'input'",
+    "background": f"'background' {_NOTHING_IS_KEPT}leave it out and wait for the answer, or stream it",
+    "prompt": "'prompt' is not supported: no prompt templates are kept here; send the text in 'input'",
+}
+"""What makes a Responses request lean on what an earlier one left behind. Ollama ignores it, and would answer
+as if there had been no conversation; `store` is dropped, because the answer itself says `"store": false`."""
+
 _FIELDS: dict[str, dict[str, FieldAction]] = {
     "/api/generate": {
         **_EVERY_NATIVE_OUTPUT,
@@ -135,6 +154,43 @@ _FIELDS: dict[str, dict[str, FieldAction]] = {
     },
     "/v1/completions": {**_EVERY_OPENAI_OUTPUT, "prompt": _FORWARD, "suffix": _FORWARD},
     "/v1/embeddings": dict.fromkeys(("model", "input", "dimensions", "encoding_format"), _FORWARD),
+    RESPONSES_PATH: {
+        **dict.fromkeys(
+            (
+                "model",
+                "input",
+                "instructions",
+                "tools",
+                "stream",
+                "max_output_tokens",
+                "temperature",
+                "top_p",
+                "text",
+                "truncation",
+            ),
+            _FORWARD,
+        ),
+        "reasoning": _POLICE,
+        **dict.fromkeys(_REFUSED, _REFUSE),
+    },
+    MESSAGES_PATH: {
+        **dict.fromkeys(
+            (
+                "model",
+                "max_tokens",
+                "messages",
+                "system",
+                "tools",
+                "stream",
+                "stop_sequences",
+                "temperature",
+                "top_p",
+                "top_k",
+            ),
+            _FORWARD,
+        ),
+        **dict.fromkeys(("thinking", "output_config"), _POLICE),
+    },
 }
 
 _KINDS = {
@@ -145,10 +201,20 @@ _KINDS = {
     "/v1/chat/completions": RouteKind.CHAT,
     "/v1/completions": RouteKind.GENERATE,
     "/v1/embeddings": RouteKind.EMBED,
+    RESPONSES_PATH: RouteKind.CHAT,
+    MESSAGES_PATH: RouteKind.CHAT,
 }
 
-_POLICY_WORDS = {"reasoning": "think", "reasoning_effort": "think"}
-"""OpenAI's words for a field that option policies know by Ollama's; the last one carries a policy's own value."""
+_FAMILIES = {RESPONSES_PATH: ApiFamily.RESPONSES, MESSAGES_PATH: ApiFamily.ANTHROPIC}
+_OUTPUT_CAP_FIELDS = {
+    ApiFamily.NATIVE: "num_predict",
+    ApiFamily.OPENAI: "max_tokens",
+    ApiFamily.RESPONSES: "max_output_tokens",
+    ApiFamily.ANTHROPIC: "max_tokens",
+}
+
+_POLICY_WORDS = dict.fromkeys(("reasoning", "reasoning_effort", "thinking", "output_config"), "think")
+"""Other APIs' words for a field that option policies know by Ollama's."""
 
 _PROMPT_FIELDS = ("prompt", "suffix", "system", "template")
 
@@ -173,6 +239,7 @@ def inference_routes(extra_fields: frozenset[str] = frozenset()) -> dict[str, Ro
 def _route(path: str, extra_fields: frozenset[str]) -> RouteSpec:
     actions = dict.fromkeys(extra_fields, _FORWARD) | _FIELDS[path]
     native = path.startswith("/api/")
+    family = ApiFamily.NATIVE if native else _FAMILIES.get(path, ApiFamily.OPENAI)
     kind = _KINDS[path]
     makes_text = kind is not RouteKind.EMBED
     policed = {name: _POLICY_WORDS.get(name, name) for name, action in actions.items() if action is _POLICE}
@@ -181,14 +248,17 @@ def _route(path: str, extra_fields: frozenset[str]) -> RouteSpec:
         imposed_as |= {name: name for name in POLICED_OPTIONS}
     return RouteSpec(
         path=path,
-        family=ApiFamily.NATIVE if native else ApiFamily.OPENAI,
+        family=family,
         kind=kind,
         known=KnownFields(frozenset(actions)),
         forwarded=frozenset(name for name, action in actions.items() if action is _FORWARD),
         policed=policed,
         imposed_as=imposed_as,
-        prompt_fields=tuple(name for name in _PROMPT_FIELDS if name in _FIELDS[path]),
+        prompt_fields=tuple(
+            name for name in _PROMPT_FIELDS if _FIELDS[path].get(name) in {_FORWARD, _POLICE}
+        ),
         can_stream=makes_text,
         streams_by_default=makes_text and native,
-        output_cap_field=("num_predict" if native else "max_tokens") if makes_text else None,
+        output_cap_field=_OUTPUT_CAP_FIELDS[family] if makes_text else None,
+        refused={name: _REFUSED[name] for name, action in actions.items() if action is _REFUSE},
     )

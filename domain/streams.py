@@ -1,12 +1,8 @@
 """Streamed answers, record by record: what may be relayed, what it cost so far, and how the answer ended.
 
-A record is one NDJSON line or one SSE event. Whole records are released unchanged as they complete; one that
-reports an error is kept back, because no text of a backend's error reaches a tenant.
+Whole records are released unchanged as they complete; one that reports an error is kept back, because no text
+of a backend's error reaches a tenant.
 """
-
-import re
-from abc import ABC, abstractmethod
-from typing import Final
 
 import msgspec
 
@@ -20,145 +16,12 @@ from domain.answers import (
     native_usage,
     openai_usage,
 )
+from domain.event_streams import MessagesReader, ResponsesReader
 from domain.model_names import CanonicalName
 from domain.requests import ParsedRequest
 from domain.routes import RouteSpec
-from domain.usage import MeasuredUsage
+from domain.stream_reader import BROKEN_MESSAGE, EventReader, StreamReader, event_data, says_nothing
 from domain.values import ApiFamily
-
-MAX_HELD_BYTES: Final = 256 * 1024
-"""A record longer than this is relayed as it comes: from there on the client may stand inside a record."""
-MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
-"""Ollama's own client refuses longer lines; a generate call's last line can hold a context of megabytes."""
-
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
-_EVENT_END_BYTES = 4
-_EVENT_SETTINGS = (b":", b"event:", b"id:", b"retry:")
-BROKEN_MESSAGE: Final = "the answer broke off before it was complete"
-
-
-class StreamReader(ABC):
-    """Follows one streamed answer.
-
-    Attributes
-    ----------
-    tokens
-        Output tokens in the records released so far: one record of content counts as one.
-    finished
-        The terminator was released; whatever follows it is dropped.
-    failed
-        The backend reported an error, sent what is no record, or a record beyond all bounds. Nothing of that
-        was released, and nothing after it is.
-    failure
-        Which of these, as a constant: `error_record`, `malformed` or `oversize`.
-    error_text
-        The backend's own words, bounded, for operators only.
-    usage
-        What the backend measured, once it said so.
-    overlong
-        The client stands inside a record, so that nothing can be said to it in-band.
-    """
-
-    __slots__ = (
-        "_echo",
-        "_held",
-        "_relayed",
-        "_searched",
-        "error_text",
-        "failed",
-        "failure",
-        "finished",
-        "overlong",
-        "tokens",
-        "usage",
-    )
-
-    def __init__(self, *, echo: Echo | None) -> None:
-        self._echo = echo
-        self._held = bytearray()
-        self._searched = 0
-        self._relayed = 0
-        self.tokens = 0
-        self.finished = False
-        self.failed = False
-        self.failure = ""
-        self.error_text = ""
-        self.overlong = False
-        self.usage: MeasuredUsage | None = None
-
-    def feed(self, piece: bytes) -> bytes:
-        """Take the next bytes of the answer and return the records that may be sent on."""
-        if self._is_over():
-            return b""
-        if not self._held and self._is_one_record(piece):
-            return self._read(piece)
-        self._held += piece
-        released = []
-        start = 0
-        while not self._is_over():
-            end = self._record_end(max(start, self._searched))
-            if end < 0:
-                break
-            released.append(self._release(bytes(self._held[start:end])))
-            start = self._searched = end
-        del self._held[:start]
-        self._searched = max(0, len(self._held) - _EVENT_END_BYTES)
-        if len(self._held) > MAX_HELD_BYTES and not self._is_over():
-            released.append(self._release_early())
-        return b"".join(released)
-
-    def end(self) -> bytes:
-        """Take the end of the answer: a last record may lack its delimiter. Returns what may be sent on."""
-        rest = bytes(self._held)
-        self._held.clear()
-        if self._is_over() or not rest.strip():
-            return b""
-        return self._release(rest + self._delimiter)
-
-    _delimiter: bytes
-
-    @abstractmethod
-    def _is_one_record(self, piece: bytes) -> bool:
-        """Tell cheaply whether a piece is exactly one record; False may also mean that it is hard to tell."""
-
-    @abstractmethod
-    def _record_end(self, start: int) -> int:
-        """Return where the held record that is searched from `start` ends, delimiter included, or -1."""
-
-    @abstractmethod
-    def _read(self, record: bytes) -> bytes:
-        """Take one whole record into account and return what the client gets of it."""
-
-    def _is_over(self) -> bool:
-        return self.finished or self.failed
-
-    def _release(self, record: bytes) -> bytes:
-        relayed, self._relayed, self.overlong = self._relayed, 0, False
-        released = self._read(record)
-        if not relayed:
-            return released
-        self.overlong = self.failed
-        return b"" if self.failed else record[relayed:]
-
-    def _release_early(self) -> bytes:
-        """Relay the beginning of an overlong record; one that might report an error is held to its end."""
-        if len(self._held) > MAX_RECORD_BYTES:
-            self._fail("oversize")
-            return b""
-        if not self._relayed and b'"error"' in self._held:
-            return b""
-        piece = bytes(self._held[self._relayed :])
-        if not self._relayed and self._echo is not None:
-            piece = self._echo.head(piece)
-        self._relayed = len(self._held)
-        self.overlong = True
-        return piece
-
-    def _fail(self, failure: str, text: str = "") -> bytes:
-        self.failed = True
-        self.failure = failure
-        self.error_text = text
-        return b""
 
 
 class NdjsonReader(StreamReader):
@@ -190,35 +53,28 @@ class NdjsonReader(StreamReader):
             self.tokens += 1
         return record if self._echo is None else self._echo.whole(record) + b"\n"
 
+    def parting(self, message: str = BROKEN_MESSAGE) -> bytes:
+        """Return an error line."""
+        return msgspec.json.encode({"error": message}) + b"\n"
 
-class SseReader(StreamReader):
+
+class SseReader(EventReader):
     """Follows an OpenAI answer: it ends with `[DONE]`, which counts only after a finish reason.
 
     Usage is always asked for upstream; what of it the client did not ask for is taken out again.
     """
 
     __slots__ = ("_finish_seen", "_wants_usage")
-    _delimiter = b"\n\n"
 
     def __init__(self, *, echo: Echo | None, wants_usage: bool) -> None:
         super().__init__(echo=echo)
         self._wants_usage = wants_usage
         self._finish_seen = False
 
-    def _is_one_record(self, piece: bytes) -> bool:
-        return piece.endswith(b"\n\n") and piece.find(b"\n") == len(piece) - 2
-
-    def _record_end(self, start: int) -> int:
-        end = self._held.find(b"\n\n", start)
-        if self._held.find(b"\r", start, end if end >= 0 else len(self._held)) < 0:
-            return end + 2 if end >= 0 else -1
-        found = _EVENT_END.search(self._held, start)
-        return found.end() if found is not None else -1
-
     def _read(self, record: bytes) -> bytes:
-        data = _event_data(record)
+        data = event_data(record)
         if data is None:
-            return record if _says_nothing(record) else self._fail("malformed")
+            return record if says_nothing(record) else self._fail("malformed")
         if data.strip() == b"[DONE]":
             self.finished = self._finish_seen
             return record if self.finished else self._fail("malformed")
@@ -248,9 +104,14 @@ class SseReader(StreamReader):
             record = _without_usage(record, data, bytes(chunk.usage))
         return record if self._echo is None else self._echoed(record)
 
+    def parting(self, message: str = BROKEN_MESSAGE) -> bytes:
+        """Return an event that holds an error, and no `[DONE]`."""
+        error = {"message": message, "type": "api_error", "param": None, "code": None}
+        return b"data: %b\n\n" % msgspec.json.encode({"error": error})
+
     def _echoed(self, record: bytes) -> bytes:
         """Respell the model in a record; `data` of an event that spans lines is put on one."""
-        data = _event_data(record)
+        data = event_data(record)
         return record if data is None or self._echo is None else b"data: %b\n\n" % self._echo.whole(data)
 
 
@@ -259,31 +120,9 @@ def stream_reader(spec: RouteSpec, request: ParsedRequest, name: CanonicalName) 
     echo = Echo(name.forwarded, request.model) if name.needs_echo else None
     if spec.family is ApiFamily.NATIVE:
         return NdjsonReader(echo=echo)
-    return SseReader(echo=echo, wants_usage=request.wants_usage)
-
-
-def stream_error(family: ApiFamily, message: str = BROKEN_MESSAGE) -> bytes:
-    """Return the record that ends a stream which cannot be completed, without any terminator of success.
-
-    `message` is ours, never a backend's.
-    """
-    if family is ApiFamily.NATIVE:
-        return msgspec.json.encode({"error": message}) + b"\n"
-    error = {"message": message, "type": "api_error", "param": None, "code": None}
-    return b"data: %b\n\n" % msgspec.json.encode({"error": error})
-
-
-def _event_data(record: bytes) -> bytes | None:
-    """Return the data of an SSE event, None if it has none (comments)."""
-    if record.startswith(b"data:") and record.find(b"\n") == len(record) - 2:
-        return record[5:]
-    lines = [line[5:] for line in record.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines) if lines else None
-
-
-def _says_nothing(record: bytes) -> bool:
-    """Tell whether an event without data is comments and settings of the transport only."""
-    return all(line.startswith(_EVENT_SETTINGS) for line in record.splitlines() if line)
+    if spec.family is ApiFamily.OPENAI:
+        return SseReader(echo=echo, wants_usage=request.wants_usage)
+    return (ResponsesReader if spec.family is ApiFamily.RESPONSES else MessagesReader)(echo=echo)
 
 
 def _without_usage(record: bytes, data: bytes, usage: bytes) -> bytes:

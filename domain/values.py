@@ -13,10 +13,15 @@ RequestId = NewType("RequestId", UUID)
 
 
 class ApiFamily(StrEnum):
-    """Whose wire format a route speaks; decides the shape of every error on it."""
+    """Whose wire format a route speaks; decides the shape of every error on it.
+
+    responses: OpenAI's Responses API, which has OpenAI's error objects, but streams events of its own.
+    """
 
     NATIVE = "native"
     OPENAI = "openai"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
 
 
 class Role(StrEnum):

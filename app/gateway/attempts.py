@@ -26,7 +26,8 @@ from domain.ports import UpstreamAnswer
 from domain.requests import ParsedRequest
 from domain.route import Candidate, rank
 from domain.routes import RouteSpec
-from domain.streams import StreamReader, stream_reader
+from domain.stream_reader import StreamReader
+from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
 
 HELD_BODY_BYTES: Final = 1024 * 1024
@@ -203,10 +204,12 @@ async def _open_stream(answer: UpstreamAnswer, order: Order) -> Opened | Verdict
             raise UpstreamFailed(reader.failure, Sent.HEAD_RECEIVED, reader.error_text)
         held += records
         is_answer = records and not records.startswith(_COMMENT) and not reader.overlong
-        if is_answer or reader.finished or reader.failed:
+        if (is_answer and reader.has_begun) or reader.finished or reader.failed:
             return Opened(answer, held, reader=reader)
         if len(held) > HELD_BODY_BYTES:
-            if reader.overlong:  # one record of that size, such as a last line with its context, is no fault
+            # One record of that size, such as a last line with its context or a preamble that repeats a long
+            # request, is no fault.
+            if is_answer or reader.overlong:
                 return Opened(answer, held, reader=reader)
             raise UpstreamFailed("oversize", Sent.HEAD_RECEIVED)
         if not piece:

@@ -6,7 +6,7 @@ from typing import Final
 
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
 
-from domain.streams import StreamReader
+from domain.stream_reader import StreamReader
 
 JSON: Final = b"application/json; charset=utf-8"
 TEXT: Final = b"text/plain; charset=utf-8"
@@ -28,9 +28,9 @@ class Downstream:
     __slots__ = (
         "_announced",
         "_head_only",
-        "_request_id",
         "_send",
         "reader",
+        "request_id",
         "sent_bytes",
         "started",
         "status",
@@ -39,7 +39,7 @@ class Downstream:
 
     def __init__(self, send: Send, *, request_id: bytes, head_only: bool = False) -> None:
         self._send = send
-        self._request_id = request_id
+        self.request_id: Final = request_id
         self._head_only = head_only
         self.started = False
         self.status = 0
@@ -47,11 +47,6 @@ class Downstream:
         self.writing_since = 0.0
         self.reader: StreamReader | None = None
         self._announced: tuple[Header, ...] = ()
-
-    @property
-    def mid_record(self) -> bool:
-        """Whether the client stands inside a record, so that nothing can be said to it in-band."""
-        return self.reader is None or self.reader.overlong
 
     def announce(self, headers: tuple[Header, ...]) -> None:
         """Have the answer carry these headers, whatever it will be."""
@@ -61,7 +56,7 @@ class Downstream:
         """Commit status and headers."""
         headers: list[Header] = [
             (b"content-type", content_type),
-            (b"x-request-id", self._request_id),
+            (b"x-request-id", self.request_id),
             SERVER,
             *self._announced,
             *extra,

@@ -129,4 +129,5 @@ class Endpoint:
         if downstream.started:
             return
         problem = problem_of(error)
-        await downstream.answer(problem.status, JSON, render(problem, self._route.family), problem.headers)
+        body = render(problem, self._route.family, downstream.request_id)
+        await downstream.answer(problem.status, JSON, body, problem.headers)

@@ -15,11 +15,12 @@ from app.gateway.gateway import Gateway
 from domain.account import Tally
 from domain.answers import usage_at_end
 from domain.errors import UpstreamFailed
-from domain.streams import StreamReader, stream_error
+from domain.stream_reader import StreamReader
 from domain.usage import UsageOutcome
 from domain.values import ApiFamily
 
-_STREAM_TYPE: Final = {ApiFamily.NATIVE: b"application/x-ndjson", ApiFamily.OPENAI: b"text/event-stream"}
+_STREAM_TYPES: Final = {ApiFamily.NATIVE: b"application/x-ndjson"}
+_EVENT_STREAM: Final = b"text/event-stream"
 _STREAM_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 TAIL_TIMEOUT_S: Final = 1.0
 """How long the end of the framing may take after the terminator, for the connection to be used again."""
@@ -53,7 +54,8 @@ class Relay:
         records = self._opened.first
         released = 0
         downstream.reader = reader
-        await downstream.start(200, _STREAM_TYPE[self._order.spec.family], _STREAM_HEADERS)
+        stream_type = _STREAM_TYPES.get(self._order.spec.family, _EVENT_STREAM)
+        await downstream.start(200, stream_type, _STREAM_HEADERS)
         while not (reader.finished or reader.failed):
             tally.released(reader.tokens - released)
             released = reader.tokens
@@ -108,7 +110,7 @@ class Relay:
         self._note_break(kind, reader.error_text, outcome)
         if reader.overlong:
             raise AnswerCut
-        await self._downstream.finish(records + stream_error(self._order.spec.family))
+        await self._downstream.finish(records + reader.parting())
 
     def _note_break(self, kind: str, detail: str, outcome: UsageOutcome) -> None:
         self._tally.settle(outcome)

@@ -5,13 +5,14 @@ from urllib.parse import unquote
 
 import msgspec
 
+from app.gateway import token_count
 from app.gateway.downstream import JSON, TEXT
 from app.gateway.endpoint import Handler, PublicRoute, Visit
 from app.gateway.reads import GatewayOf, read_routes
 from app.gateway.serve import serve
 from domain.errors import ModelForbidden, RouteForbidden, UnknownPath
 from domain.model_names import canonical
-from domain.routes import RouteSpec, inference_routes
+from domain.routes import MESSAGES_PATH, RouteSpec, inference_routes
 from domain.values import ApiFamily
 
 NATIVE: Final = ApiFamily.NATIVE
@@ -44,6 +45,8 @@ _MODEL_ID_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ
 
 def public_routes(gateway: GatewayOf, extra_fields: frozenset[str]) -> list[PublicRoute]:
     """Return the tenant surface. `gateway` gives the running gateway; it exists once the process has started."""
+    inference = inference_routes(extra_fields)
+    counted = inference[MESSAGES_PATH]
     return [
         PublicRoute("/", NATIVE, _read(_alive)),
         PublicRoute("/api/version", NATIVE, _read(_version(gateway))),
@@ -53,8 +56,9 @@ def public_routes(gateway: GatewayOf, extra_fields: frozenset[str]) -> list[Publ
         PublicRoute("/v1/models/{model_id:path}", OPENAI, {"GET": _model(gateway)}, prefix=_MODEL_ID_PREFIX),
         *(
             PublicRoute(path, spec.family, {"POST": _inference(spec, gateway)})
-            for path, spec in inference_routes(extra_fields).items()
+            for path, spec in inference.items()
         ),
+        PublicRoute(token_count.PATH, counted.family, {"POST": _token_count(counted, gateway)}),
         *(_management(path, NATIVE, gateway) for path in MANAGEMENT_PATHS),
         *(_management(path, OPENAI, gateway) for path in OPENAI_MANAGEMENT_PATHS),
         *(
@@ -139,6 +143,13 @@ def _inference(spec: RouteSpec, gateway: GatewayOf) -> Handler:
         await serve(visit, spec, gateway())
 
     return inference
+
+
+def _token_count(spec: RouteSpec, gateway: GatewayOf) -> Handler:
+    async def count(visit: Visit) -> None:
+        await token_count.count_tokens(visit, spec, gateway())
+
+    return count
 
 
 def _management(path: str, family: ApiFamily, gateway: GatewayOf) -> PublicRoute:

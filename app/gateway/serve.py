@@ -38,7 +38,6 @@ from domain.requests import ParsedRequest, Policed, parse_request, rebuild
 from domain.reservations import probable, reserve
 from domain.route import Candidate
 from domain.routes import RouteKind, RouteSpec
-from domain.streams import stream_error
 from domain.usage import Admission, UsageOutcome
 from domain.values import Principal, TenantId
 
@@ -123,7 +122,7 @@ async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gatew
     )
     try:
         relaying = relay(order, visit.downstream, tally, gateway)
-        await exchange(visit, tally, relaying, subject=subject, gateway=gateway, order=order)
+        await exchange(visit, tally, relaying, subject=subject, gateway=gateway)
     finally:
         visit.charged = account(visit, tally, gateway)
 
@@ -229,7 +228,7 @@ def admit(call: Call, request: ParsedRequest, grant: Grant, gateway: Gateway) ->
 
 
 async def exchange(
-    visit: Visit, tally: Tally, relaying: Awaitable[None], *, subject: Subject, gateway: Gateway, order: Order
+    visit: Visit, tally: Tally, relaying: Awaitable[None], *, subject: Subject, gateway: Gateway
 ) -> None:
     """Run the relay where others can cut it, and give every ending its outcome."""
     running, task = gateway.exchanges.start(visit.downstream, visit.receive, subject)
@@ -240,7 +239,7 @@ async def exchange(
             tally.settle(UsageOutcome.CUT)
             raise
         task.uncancel()
-        await _ended_from_outside(running.reason, visit, tally, order)
+        await _ended_from_outside(running.reason, visit, tally)
     except RejectedUpstream:
         tally.settle(UsageOutcome.REJECTED_UPSTREAM)
         raise
@@ -260,7 +259,7 @@ async def exchange(
         gateway.exchanges.remove(running)
 
 
-async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, order: Order) -> None:
+async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally) -> None:
     if reason in {CutReason.CLIENT_GONE, CutReason.WRITE_STALLED}:
         tally.settle(UsageOutcome.CLIENT_CLOSED)
         raise ClientLeft
@@ -270,9 +269,10 @@ async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally, ord
     if not visit.downstream.started:
         late = _LATE_REFUSALS.get(reason)
         raise Unavailable("draining") if late is None else late
-    if visit.downstream.mid_record:
-        raise AnswerCut
-    await visit.downstream.finish(stream_error(order.spec.family, _GOODBYES[reason]))
+    reader = visit.downstream.reader
+    if reader is None or reader.overlong:
+        raise AnswerCut  # the client stands inside a record: nothing can be said to it in-band
+    await visit.downstream.finish(reader.parting(_GOODBYES[reason]))
 
 
 def account(visit: Visit, tally: Tally, gateway: Gateway) -> int:

@@ -12,6 +12,7 @@ from app.gateway.routes import (
     public_routes,
 )
 from app.openapi import document, render_document
+from app.openapi_families import PREFIXES
 from domain.routes import OPTION_ACTIONS, inference_routes
 from domain.values import ApiFamily
 from tests.support.repository import text_of
@@ -95,7 +96,7 @@ def test_streams_are_described_where_there_are_any(described: dict[str, Any], pa
 def test_every_refusal_has_the_shape_of_its_family(described: dict[str, Any]) -> None:
     for operations in described["paths"].values():
         for operation in operations.values():
-            prefix = "OpenAI" if operation["tags"] == ["openai"] else "Native"
+            prefix = PREFIXES[ApiFamily(*operation["tags"])]
             for status, response in operation["responses"].items():
                 if status == "200":
                     continue

@@ -73,6 +73,37 @@ def test_every_refusal_has_its_status_and_shapes(
     assert problem.status == status
     assert native == {"error": problem.message}
     assert openai == {"error": {"message": problem.message, "type": kind, "param": None, "code": code}}
+    assert render(problem, ApiFamily.RESPONSES) == render(problem, OPENAI)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Unauthenticated(), "authentication_error"),
+        (ModelForbidden(), "permission_error"),
+        (UnknownPath(), "not_found_error"),
+        (MethodNotAllowed("POST"), "invalid_request_error"),
+        (BadRequest("Why."), "invalid_request_error"),
+        (BodyTooLarge("Why."), "request_too_large"),
+        (BodyTooSlow("Why."), "invalid_request_error"),
+        (UnsupportedEncoding("Why."), "invalid_request_error"),
+        (RejectedUpstream(400, "Why."), "invalid_request_error"),
+        (exceeded(LimitKind.REQUESTS_PER_MINUTE), "rate_limit_error"),
+        (PromptTooLarge(5000, 4000), "rate_limit_error"),
+        (UpstreamExhausted(), "api_error"),
+        (NoCandidate(7), "overloaded_error"),
+        (Unavailable("draining"), "overloaded_error"),
+        (RuntimeError("canary"), "api_error"),
+    ],
+)
+def test_anthropic_s_clients_are_told_in_their_own_words(error: Exception, kind: str) -> None:
+    problem = problem_of(error)
+
+    assert msgspec.json.decode(render(problem, ApiFamily.ANTHROPIC, b"id-1")) == {
+        "type": "error",
+        "error": {"type": kind, "message": problem.message},
+        "request_id": "id-1",
+    }
 
 
 def test_the_table_is_complete() -> None:

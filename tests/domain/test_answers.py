@@ -58,6 +58,35 @@ ANSWERS: dict[str, tuple[dict[str, object], MeasuredUsage | None]] = {
         },
         MeasuredUsage(7, 0),
     ),
+    "/v1/responses": (
+        {
+            "object": "response",
+            "status": "completed",
+            "model": "m",
+            "output": [{"content": [{"text": '"usage":{"input_tokens":99}'}]}],
+            "error": None,
+            "tools": [{"parameters": {"properties": {"usage": {"input_tokens": 99}}}}],
+            "text": {"format": {"schema": {"required": ["a"]}}},
+            "usage": {
+                "input_tokens": 7,
+                "output_tokens": 3,
+                "total_tokens": 10,
+                "input_tokens_details": {"cached_tokens": 0},
+            },
+            "metadata": {},
+        },
+        MeasuredUsage(7, 3),
+    ),
+    "/v1/messages": (
+        {
+            "type": "message",
+            "model": "m",
+            "content": [{"type": "tool_use", "input": {"usage": {"input_tokens": 99}}}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 7, "output_tokens": 3},
+        },
+        MeasuredUsage(7, 3),
+    ),
 }
 
 
@@ -88,6 +117,41 @@ def test_an_answer_that_ollama_gave_up_is_incomplete() -> None:
     assert not read_whole(
         ROUTES["/v1/chat/completions"], b'{"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":0}}'
     ).complete
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("/v1/responses", {"status": "in_progress"}),
+        ("/v1/responses", {"usage": {"input_tokens": 0, "output_tokens": 0}}),
+        ("/v1/responses", {"usage": None}),
+        ("/v1/responses", {"error": {"code": "server_error", "message": "x"}}),
+        ("/v1/messages", {"stop_reason": None}),
+        ("/v1/messages", {"stop_reason": ""}),
+        ("/v1/messages", {"type": "error", "error": {"type": "api_error", "message": "x"}}),
+    ],
+)
+def test_what_a_backend_gave_up_is_incomplete_in_every_family(path: str, change: dict[str, object]) -> None:
+    body, _ = ANSWERS[path]
+
+    assert not read_whole(ROUTES[path], json.dumps(body | change).encode()).complete
+
+
+def test_an_incomplete_response_is_a_whole_answer() -> None:
+    body, usage = ANSWERS["/v1/responses"]
+
+    answer = read_whole(ROUTES["/v1/responses"], json.dumps(body | {"status": "incomplete"}).encode())
+
+    assert answer == WholeAnswer(complete=True, usage=usage)
+
+
+def test_a_count_of_no_input_tokens_is_unknown() -> None:
+    body, _ = ANSWERS["/v1/messages"]
+    counts = {"usage": {"input_tokens": 0, "output_tokens": 3}}
+
+    assert read_whole(ROUTES["/v1/messages"], json.dumps(body | counts).encode()).usage == MeasuredUsage(
+        None, 3
+    )
 
 
 def test_a_load_costs_nothing() -> None:
@@ -125,6 +189,19 @@ def test_an_echo_replaces_only_the_model() -> None:
     assert echoed == body.replace(b'"model":"m:latest"', b'"model":"M"', 1)
 
 
+def test_an_echo_within_a_field_leaves_everything_else_alone() -> None:
+    data = rb'{"model":"m:latest","response":{"id":1.50,"model":"m:latest","x":{"model":"m:latest"}},"z":"\u00e9"}'
+
+    echoed = Echo("m:latest", "M").within("response", data)
+
+    assert echoed == data.replace(b'1.50,"model":"m:latest"', b'1.50,"model":"M"')
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"[]", b'{"a":1}', b'{"response":5}', b"\xff"])
+def test_an_echo_within_what_is_not_there_changes_nothing(data: bytes) -> None:
+    assert Echo("m:latest", "M").within("response", data) == data
+
+
 @pytest.mark.parametrize("body", [b"", b"junk", b"[]", b'{"embedding":[0.5]}', b"\xff"])
 def test_an_echo_leaves_what_has_no_model_alone(body: bytes) -> None:
     assert Echo("m:latest", "M").whole(body) == body
@@ -137,3 +214,4 @@ def test_random_bytes_never_raise(path: str, body: bytes) -> None:
     usage_at_end(ROUTES[path], body)
     Echo("m", "M").whole(body)
     Echo("m", "M").head(body)
+    Echo("m", "M").within("response", body)

@@ -13,7 +13,10 @@ from tests.support.counts import count
 from tests.support.go_json import read_request
 
 ROUTES = inference_routes()
-STREAMING = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions")
+STREAMING = (
+    *("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions"),
+    *("/v1/responses", "/v1/messages"),
+)
 NATIVE = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
 CAP = 100
 POLICY = Policy({}, default_output_cap=CAP)
@@ -25,6 +28,8 @@ PROMPTS: dict[str, dict[str, object]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
     "/v1/completions": {"prompt": "hello"},
     "/v1/embeddings": {"input": "hello"},
+    "/v1/responses": {"input": "hello"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 50},
 }
 
 
@@ -392,33 +397,41 @@ VALUES = st.sampled_from(
 )
 
 
+WITH_OPTIONS = {
+    "/api/chat": "options",
+    "/v1/chat/completions": "stream_options",
+    "/v1/responses": None,
+    "/v1/messages": None,
+}
+
+
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=5), st.sampled_from(("", " ", "{}", '{"model":"b"}', "x")))
 @settings(max_examples=count(1_000, 1_000_000), deadline=None)
 def test_what_is_authorised_is_what_go_would_run(pairs: list[tuple[str, str]], rest: str) -> None:
-    members = [("model", '"a"'), ("messages", '[{"content":"x"}]'), *pairs]
+    prompt = [("messages", '[{"content":"x"}]'), ("input", '"x"'), ("max_tokens", "9")]
+    members = [("model", '"a"'), *prompt, *pairs]
     body = (
         "{" + ",".join(f"{json.dumps(key)}:{value}" for key, value in members[len(pairs) % 2 :]) + "}" + rest
     ).encode()
-    for path in ("/api/chat", "/v1/chat/completions"):
+    for path, options in WITH_OPTIONS.items():
         spec = ROUTES[path]
-        native = path == "/api/chat"
         try:
             request = parse_request(spec, body)
         except BadRequest:
             continue
-        meant = read_request(body, native=native)
-        run = read_request(forwarded(request, request.model), native=native)
+        meant = read_request(body, options=options)
+        run = read_request(forwarded(request, request.model), options=options)
 
         assert request.model == meant.model == run.model
         assert run.stream is request.stream
         if not request.is_load_only:
             assert request.stream is (spec.streams_by_default if meant.stream is None else meant.stream)
-        if native:
+        if options == "options":
             assert run.options == {
                 "num_predict": CAP,
                 **{k: v for k, v in meant.options.items() if k in {"num_predict", "temperature"}},
             }
-        else:
+        elif options == "stream_options":
             assert request.wants_usage is (meant.include_usage and request.stream)
             assert run.include_usage is request.stream
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import PromptTooLarge
-from domain.requests import Prompt, parse_request
+from domain.prompts import Prompt
+from domain.requests import parse_request
 from domain.reservations import TOKENS_PER_MESSAGE, Reservation, estimate, probable, reserve
 from domain.routes import inference_routes
 

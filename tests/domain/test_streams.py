@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 from domain.model_names import canonical
 from domain.requests import parse_request
 from domain.routes import inference_routes
-from domain.streams import (
-    MAX_HELD_BYTES,
-    MAX_RECORD_BYTES,
-    NdjsonReader,
-    SseReader,
-    StreamReader,
-    stream_error,
-    stream_reader,
-)
+from domain.stream_reader import MAX_HELD_BYTES, MAX_RECORD_BYTES, StreamReader
+from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
-from domain.values import ApiFamily
 from tests.support.counts import count
 
 ROUTES = inference_routes()
@@ -405,20 +397,17 @@ def test_a_load_costs_nothing() -> None:
     assert stream.usage == MeasuredUsage(0, 0)
 
 
-@pytest.mark.parametrize("family", list(ApiFamily))
-def test_an_in_band_error_is_one_whole_record_and_no_success(family: ApiFamily) -> None:
-    record = stream_error(family)
-    stream = NdjsonReader(echo=None) if family is ApiFamily.NATIVE else SseReader(echo=None, wants_usage=True)
-    stream.feed(record)
+def test_an_in_band_error_is_one_whole_record_and_no_success() -> None:
+    for stream, end in ((native(), b"\n"), (openai(), b"\n\n")):
+        record = stream.parting()
+        stream.feed(record)
 
-    assert stream.failed
-    assert record.endswith(b"\n" if family is ApiFamily.NATIVE else b"\n\n")
-    assert b"DONE" not in record
+        assert (stream.failed, record.endswith(end), b"DONE" in record) == (True, True, False)
 
 
 def test_a_native_in_band_error_is_a_string_and_an_openai_one_an_object() -> None:
-    assert isinstance(json.loads(stream_error(ApiFamily.NATIVE))["error"], str)
-    assert json.loads(stream_error(ApiFamily.OPENAI).removeprefix(b"data: "))["error"].keys() == {
+    assert isinstance(json.loads(native().parting())["error"], str)
+    assert json.loads(openai().parting().removeprefix(b"data: "))["error"].keys() == {
         "message",
         "type",
         "param",

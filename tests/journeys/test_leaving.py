@@ -7,7 +7,17 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.asking import MESSAGES, MODEL, NATIVE_WHOLE, OPENAI_WHOLE, PROMPT_CHARS, Shape, ask
+from tests.support.asking import (
+    ANTHROPIC_STREAM,
+    MESSAGES,
+    MODEL,
+    NATIVE_WHOLE,
+    OPENAI_WHOLE,
+    PROMPT_CHARS,
+    RESPONSES_STREAM,
+    Shape,
+    ask,
+)
 from tests.support.fleet import PACED
 from tests.support.gateway import Gateway, Key
 from tests.support.leaving_client import leaving_client
@@ -24,6 +34,8 @@ STREAMS: Final[dict[str, dict[str, Any]]] = {
     "/api/generate": PROMPT,
     "/v1/chat/completions": CHAT,
     "/v1/completions": PROMPT,
+    RESPONSES_STREAM.path: RESPONSES_STREAM.body(),
+    ANTHROPIC_STREAM.path: ANTHROPIC_STREAM.body(),
 }
 PROMPT_TOKENS: Final = PROMPT_CHARS // 4
 """Of a prompt whose tokens no backend reported. The simulated one counts alike."""

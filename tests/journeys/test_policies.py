@@ -151,14 +151,14 @@ async def test_c25_a_pinned_option_is_the_same_for_every_tenant(ruled: Ruled, fl
 # -- 26: the output cap
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.family != "anthropic"], ids=str)
 async def test_c26_a_request_without_a_cap_gets_the_default(
     client: httpx.AsyncClient, fleet: Fleet, shape: Shape
 ) -> None:
     assert (await ask(client, shape)).status_code == httpx.codes.OK
 
     (body,) = await seen(fleet)
-    assert (body["options"]["num_predict"] if shape.native else body["max_tokens"]) == DEFAULT_CAP
+    assert body.items() >= shape.cap(DEFAULT_CAP).items()
 
 
 async def test_c26_a_backend_is_never_asked_for_more_than_the_maximum(ruled: Ruled, fleet: Fleet) -> None:

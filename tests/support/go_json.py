@@ -23,13 +23,16 @@ class _Pairs(list[tuple[str, object]]):
     """An object as it stands in the text."""
 
 
-def read_request(body: bytes, *, native: bool) -> GoRequest:
-    """Return what a handler of Ollama's sees of a body; raises ValueError where it answers 400."""
-    fields = ("model", "stream", "options" if native else "stream_options")
+def read_request(body: bytes, *, options: str | None) -> GoRequest:
+    """Return what a handler of Ollama's sees of a body; raises ValueError where it answers 400.
+
+    `options` is the field in which its route takes options: `options`, `stream_options` or none.
+    """
+    fields = ("model", "stream", *([options] if options else []))
     pairs, _ = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(body.decode().lstrip(" \t\r\n"))
     if not isinstance(pairs, _Pairs):
         raise ValueError("no object")  # noqa: TRY004 - what a 400 is here
-    model, stream, options, include_usage = "", None, dict[str, object](), False
+    model, stream, chosen, include_usage = "", None, dict[str, object](), False
     for key, value in pairs:
         match _field(key, fields), value:
             case ("model", str()):
@@ -37,16 +40,16 @@ def read_request(body: bytes, *, native: bool) -> GoRequest:
             case ("stream", bool() | None):
                 stream = value
             case ("options", None):
-                options = {}
+                chosen = {}
             case ("options", _Pairs()):
-                options = options | dict(value)
+                chosen = chosen | dict(value)
             case ("stream_options", _Pairs()):
                 for inner, flag in value:
                     if _field(inner, ("include_usage",)) and isinstance(flag, bool):
                         include_usage = flag
             case (str(), _) if value is not None:
                 raise ValueError(key)
-    return GoRequest(model, stream, options, include_usage)
+    return GoRequest(model, stream, chosen, include_usage)
 
 
 def _field(key: str, names: tuple[str, ...]) -> str | None:

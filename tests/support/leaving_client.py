@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -81,9 +81,17 @@ class LeavingClient:
         return at
 
 
+_TOKEN_MARKS: Final = (
+    b'"done":false',
+    b'"finish_reason":null',
+    b"event: response.output_text.delta\n",
+    b"event: content_block_delta\n",
+)
+
+
 def content_records(seen: bytes) -> int:
-    """Return how many records of a stream, of either family, carry a token."""
-    return seen.count(b'"done":false') + seen.count(b'"finish_reason":null')
+    """Return how many records of a stream, of any family, carry a token."""
+    return sum(map(seen.count, _TOKEN_MARKS))
 
 
 @contextlib.asynccontextmanager
