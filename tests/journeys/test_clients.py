@@ -39,6 +39,7 @@ async def test_ollama_lists_every_model_once(native: Native) -> None:
     names = [model.model for model in (await native.list()).models]
 
     assert sorted(map(str, names)) == [
+        "deepseek-r1:8b",
         "duo:7b",
         "llama3.2:latest",
         "loner:1b",
@@ -111,7 +112,7 @@ async def test_ollama_is_told_of_a_forbidden_model(gateway: Gateway) -> None:
 async def test_openai_lists_every_model_once(openai: OpenAi) -> None:
     names = [model.id async for model in openai.models.list()]
 
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 7
 
 
 async def test_openai_retrieves_one_model(openai: OpenAi) -> None:

@@ -31,13 +31,15 @@ LONER: Final = "loner:1b"
 """Hosted by c only."""
 PACED: Final = "paced:1b"
 """Hosted by c only, for the one test that needs to know how fast a model was seen."""
+THINKER: Final = "deepseek-r1:8b"
+"""Hosted by c only; thinks before it answers."""
 EMBEDDER: Final = "nomic-embed-text"
 """Hosted by all three."""
 
 _HOSTED: Final = {
     "a": f"{COMMON}:latest,{DUO},{SOLO},{EMBEDDER}:latest",
     "b": f"{COMMON}:latest,{DUO},{EMBEDDER}:latest",
-    "c": f"{COMMON}:latest,{LONER},{PACED},{EMBEDDER}:latest",
+    "c": f"{COMMON}:latest,{LONER},{PACED},{THINKER},{EMBEDDER}:latest",
 }
 
 
