@@ -122,6 +122,11 @@ class Metrics:
             "nng_revocation_cuts", "Running exchanges ended because their key or model was revoked.", ["reason"],
             registry=self.registry,
         )  # fmt: skip
+        self.failed_logins = Counter(
+            "nng_admin_failed_logins",
+            "Failed admin logins by how the audit log has them: alone, together with others, or lost.", ["noted"],
+            registry=self.registry,
+        )  # fmt: skip
 
     def add(self, counter: Counter, labels: tuple[str, ...], amount: int = 1) -> None:
         """Add to a counter at the next flush: on the hot path a dictionary is ten times cheaper than a counter."""

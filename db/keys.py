@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, Row, func, select, text, update
+from sqlalchemy import ColumnElement, Row, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -208,12 +208,18 @@ class Keys:
         await self._audit.append("key.create", f"key:{summary.id}", after=summary)
         return summary
 
-    async def list(self) -> tuple[KeySummary, ...]:
-        """Return all keys, oldest first, revoked ones too."""
-        found = await self._session.execute(
-            select(*SUMMARY).where(self._mine).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
-        )
-        return tuple(summary_of(row) for row in found)
+    async def list(
+        self, *, after: tuple[datetime, UUID] | None = None, limit: int | None = None
+    ) -> tuple[KeySummary, ...]:
+        """Return keys, oldest first, revoked ones too: all, or a page of `limit` keys.
+
+        `after` is when the last key of the page before was created, and its id.
+        """
+        order = ApiKeyTable.created_at, ApiKeyTable.id
+        query = select(*SUMMARY).where(self._mine).order_by(*order).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(*order) > after)
+        return tuple(summary_of(row) for row in await self._session.execute(query))
 
     async def get(self, reference: str) -> KeySummary:
         """Return one key by its prefix or id.

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -30,6 +32,8 @@ STATEMENT_TIMEOUT_S: Final = 2.0
 CONNECT_TIMEOUT_S: Final = 2.0
 POOL_TIMEOUT_S: Final = 2.0
 POOL_SIZE: Final = 5
+_NOT_NOW: Final = frozenset({"08", "53", "55", "57"})
+"""Classes of SQLSTATE: connection, resources, object in the wrong state, operator intervention (time limits too)."""
 _DRIVER_GRACE_S: Final = 1.0  # the server gives up first, with a better message; this is for a silent network
 
 
@@ -72,6 +76,24 @@ def create_engine(
             "pool_pre_ping": True,
         }
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether Postgres could not be asked, or did not answer in time: the same may work a little later.
+
+    False where it has answered that what it was asked is wrong.
+    """
+    if isinstance(error, (OSError, PoolTimeout)):
+        return True
+    if not isinstance(error, (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        return False
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(cause, "sqlstate", None)
+    if state is not None:
+        return state[:2] in _NOT_NOW
+    # The driver's own complaint: about the connection, or about a value that it cannot send.
+    told = getattr(cause, "__cause__", None) or cause
+    return not isinstance(told, asyncpg.DataError | ValueError)
 
 
 class UnitOfWork:

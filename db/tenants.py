@@ -73,9 +73,10 @@ class Tenants:
         await self._audit.append("tenant.create", f"tenant:{tenant.id}", after=tenant)
         return tenant
 
-    async def list(self) -> tuple[Tenant, ...]:
-        """Return all tenants by slug."""
-        found = await self._session.execute(self._every)
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> tuple[Tenant, ...]:
+        """Return tenants by slug: all, or a page of `limit` that begins after the slug `after`."""
+        query = self._every.limit(limit)
+        found = await self._session.execute(query if after is None else query.where(TenantTable.slug > after))
         return tuple(_tenant(row) for row in found)
 
     async def get(self, slug: str) -> Tenant:

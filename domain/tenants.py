@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -160,6 +160,30 @@ class Actor(msgspec.Struct, frozen=True):
     address: str | None = None
 
 
+class AuditEvent(msgspec.Struct, frozen=True):
+    """One change, or one failed login. `before` and `after` are values without secrets."""
+
+    id: UUID
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    request_id: UUID | None
+    address: str | None
+
+
+class AuditFilter(msgspec.Struct, frozen=True):
+    """Which events are wanted; None stands for any. `since` counts, `until` does not."""
+
+    subject: str | None = None
+    action: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 class Tenant(msgspec.Struct, frozen=True):
     """A tenant. `time_zone` (IANA) decides when its days and months begin."""
 
@@ -204,6 +228,16 @@ class KeyChange(msgspec.Struct, frozen=True):
     expires_at: datetime | UnsetType | None = UNSET
     allowed_networks: tuple[Network, ...] | UnsetType = UNSET
     path_allowed: bool | UnsetType = UNSET
+
+
+class RefusedKey(msgspec.Struct, frozen=True):
+    """What there is to a key that was refused to somebody who presented it whole."""
+
+    id: KeyId
+    role: Role
+    status: KeyStatus
+    expires_at: datetime | None
+    allowed_networks: tuple[str, ...]
 
 
 class IssuedKey(msgspec.Struct, frozen=True):

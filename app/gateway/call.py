@@ -82,6 +82,11 @@ class Call:
         return presented_key(self._authorization, self._x_api_key, self._path_key)
 
     @property
+    def presents_anything(self) -> bool:
+        """Whether there is a carrier that could hold a key."""
+        return bool(self._authorization or self._x_api_key)
+
+    @property
     def forwarded_for(self) -> list[bytes]:
         """The values of all X-Forwarded-For headers, in order; believed only from a trusted proxy."""
         return self._forwarded_for

@@ -81,8 +81,7 @@ class RevocationAnnouncer:
 
     async def epoch(self) -> int | None:
         """Return the highest number announced so far, None if Redis knows of none."""
-        value = await self._redis.get(EPOCH_KEY)
-        return None if value is None else int(value)
+        return await announced(self._redis)
 
     async def announce(self, announcement: Announcement, *, instead_of: int | None) -> bool:
         """Publish news while the epoch is still `instead_of`; return False if somebody was quicker."""
@@ -127,6 +126,12 @@ class RevocationNews:
                 yield None
             elif message["type"] == "message":
                 yield self._decode(message["data"])
+
+
+async def announced(redis: Redis) -> int | None:
+    """Return the highest number announced so far, None if Redis knows of none."""
+    value = await redis.get(EPOCH_KEY)
+    return None if value is None else int(value)
 
 
 async def highest_number(redis: Redis) -> int:

@@ -1,0 +1,67 @@
+"""What only the admin surface refuses. `app/admin/problems.py` knows how each is told.
+
+AdminError
+|-- InvalidFields              fields or parameters that cannot be, each with its reason
+|-- CrossSite                  a browser was made to send this by another site's page
+|-- PreconditionFailed         the resource is not any more what the caller has seen
+|-- WrongMediaType             a body that is not JSON
+|-- TooManyLogins              too many keys of this address were wrong
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class FieldError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with a request.
+
+    `pointer` (a JSON pointer as a URI fragment) names a field of the body, `parameter` one of the URL.
+    """
+
+    detail: str
+    pointer: str | UnsetType = UNSET
+    parameter: str | UnsetType = UNSET
+
+
+class AdminError(Exception):
+    """Base of the admin surface's own refusals."""
+
+
+class InvalidFields(AdminError):  # noqa: N818 - reads as what happened
+    """The request holds what cannot be."""
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(self.errors)
+
+    @classmethod
+    def field(cls, pointer: str, detail: str) -> "InvalidFields":
+        """Say what is wrong with one field of the body."""
+        return cls([FieldError(detail, pointer=pointer)])
+
+    @classmethod
+    def parameter(cls, name: str, detail: str) -> "InvalidFields":
+        """Say what is wrong with one parameter of the URL."""
+        return cls([FieldError(detail, parameter=name)])
+
+
+class CrossSite(AdminError):  # noqa: N818
+    """A page of another site made a browser send this."""
+
+
+class PreconditionFailed(AdminError):  # noqa: N818
+    """`If-Match` names a state that is over."""
+
+
+class WrongMediaType(AdminError):  # noqa: N818
+    """The body is declared to be something else than JSON, or nothing."""
+
+
+class TooManyLogins(AdminError):  # noqa: N818
+    """The caller's address has presented too many wrong keys."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
