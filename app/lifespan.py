@@ -17,6 +17,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
+from app.admin.administration import Administration, running_administration
+from app.entrance import Entrance
 from app.gateway.body import Bodies
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
@@ -25,7 +27,7 @@ from app.gateway.early_poll import EarlyPoll
 from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway
 from app.gateway.journal.layout import JournalSize
-from app.gateway.journal.ledger import running_ledger
+from app.gateway.journal.ledger import UsageLedger, running_ledger
 from app.gateway.key_ring import AWAY_AFTER_S, KeyRing
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import AdoptedRecords, Limiter
@@ -39,7 +41,7 @@ from app.gateway.revocations import RevocationFollower
 from app.gateway.upstream.adapter import BackendUpstream
 from app.health import Probes, Readiness
 from app.metrics import Metrics
-from app.settings import AppSettings
+from app.settings import AppSettings, Surface
 from db.keys import KeyLookup
 from db.postgres import create_engine
 from db.redis.connection import connect_hot, connect_patient, own_channel
@@ -69,9 +71,12 @@ _log = structlog.get_logger()
 
 @asynccontextmanager
 async def running_gateway(
-    settings: AppSettings, *, metrics: Metrics, probes: Probes
+    settings: AppSettings, *, metrics: Metrics, probes: Probes, admin: Entrance[Administration]
 ) -> AsyncIterator[Gateway]:
-    """Open everything a relay needs, follow what changes, and on the way out drain and close."""
+    """Open everything a relay needs, follow what changes, and on the way out drain and close.
+
+    `admin` is opened too where this process serves the admin surface.
+    """
     async with AsyncExitStack() as stack:
         stores = _open_stores(settings, stack)
         engine, hot, patient, queue = stores.engine, stores.hot, stores.patient, stores.queue
@@ -102,9 +107,7 @@ async def running_gateway(
             redis_is_away=lambda: time.monotonic() - catalogue.redis_ok_at > AWAY_AFTER_S,
         )
         cooldown = Cooldown()
-        upstreams = _upstreams(settings)
-        for upstream in upstreams.values():
-            stack.push_async_callback(upstream.aclose)
+        upstreams = _upstreams(settings, stack)
         catalogue = Catalogue(
             reader=ModelTableReader(hot, subscriber=patient),
             config_digests={backend.name: config_digest(backend) for backend in settings.backends()},
@@ -116,15 +119,7 @@ async def running_gateway(
         early_poll = EarlyPoll(queue)
         process_id = _process_name()
         processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))
-        limiter = Limiter(
-            LimitStore(stores.scripts, process_id=process_id),
-            LimitRecounts(stores.scripts, process_id=process_id),
-            RecountBoard(patient, process_id=process_id),
-            processes=processes,
-            ledger=UsageRows(engine).spent,
-            unconfirmed=ledger.unconfirmed,
-            on_shared=metrics.shared_limits.inc,
-        )
+        limiter = _limiter(stores, ledger, processes=processes, metrics=metrics)
         stack.push_async_callback(limiter.aclose)
         adopted.hand_to(limiter)
         places = _places(
@@ -165,6 +160,21 @@ async def running_gateway(
             has_model_table=lambda: catalogue.has_table,
             draining=lambda: exchanges.draining,
         )
+        administration = None
+        if Surface.ADMIN in settings.surfaces:
+            administration = await stack.enter_async_context(
+                running_administration(
+                    settings,
+                    keys=keys,
+                    peppers=peppers,
+                    key_uses=key_uses,
+                    proxies=proxies,
+                    metrics=metrics,
+                    patient=patient,
+                    scripts=stores.scripts,
+                )
+            )
+            admin.open(administration)
         for follow in (
             revocations.follow,
             hearer.hear,
@@ -181,6 +191,7 @@ async def running_gateway(
             limiter.keep_settling,
             limiter.answer_recounts,
             places.listen,
+            *(administration.followers if administration else ()),
         ):
             stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
         drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
@@ -222,6 +233,18 @@ def _open_stores(settings: AppSettings, stack: AsyncExitStack) -> _Stores:
     return _Stores(engine, hot, patient, scripts, GatewayQueue(patient))
 
 
+def _limiter(stores: _Stores, ledger: UsageLedger, *, processes: LiveProcesses, metrics: Metrics) -> Limiter:
+    return Limiter(
+        LimitStore(stores.scripts, process_id=processes.own),
+        LimitRecounts(stores.scripts, process_id=processes.own),
+        RecountBoard(stores.patient, process_id=processes.own),
+        processes=processes,
+        ledger=UsageRows(stores.engine).spent,
+        unconfirmed=ledger.unconfirmed,
+        on_shared=metrics.shared_limits.inc,
+    )
+
+
 def _places(
     settings: AppSettings,
     stores: _Stores,
@@ -245,8 +268,8 @@ def _places(
     return Places(terms, PlaceNews(stores.patient, process_id=processes.own))
 
 
-def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
-    return {
+def _upstreams(settings: AppSettings, stack: AsyncExitStack) -> dict[str, BackendUpstream]:
+    upstreams = {
         backend.name: BackendUpstream(
             name=backend.name,
             base_url=backend.base_url,
@@ -255,6 +278,9 @@ def _upstreams(settings: AppSettings) -> dict[str, BackendUpstream]:
         )
         for backend in settings.backends()
     }
+    for upstream in upstreams.values():
+        stack.push_async_callback(upstream.aclose)
+    return upstreams
 
 
 def _process_name() -> str:

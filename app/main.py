@@ -8,6 +8,10 @@ from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from app.admin.administration import Administration
+from app.admin.door import AdminDoor
+from app.admin.surface import admin_service
+from app.entrance import Entrance
 from app.gateway.access_log import AccessLog
 from app.gateway.cors import Cors
 from app.gateway.endpoint import Endpoint
@@ -18,27 +22,10 @@ from app.gateway.routes import public_routes
 from app.health import Probes, health_handlers, metrics_handler
 from app.lifespan import running_gateway
 from app.metrics import Metrics
-from app.refusals import Refusals
+from app.refusals import ADMIN_PREFIX, Refusals
 from app.settings import AppSettings, Surface, load_app_settings
 from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
-
-
-class Entrance:
-    """Where handlers find the running gateway; empty until the lifespan has started it."""
-
-    def __init__(self) -> None:
-        self._gateway: Gateway | None = None
-
-    def open(self, gateway: Gateway) -> None:
-        """Let requests in."""
-        self._gateway = gateway
-
-    def gateway(self) -> Gateway:
-        """Return the running gateway. No request arrives before the lifespan has started."""
-        if self._gateway is None:
-            raise RuntimeError("the gateway has not started")
-        return self._gateway
 
 
 def create_from_environment() -> ASGIApp:
@@ -52,7 +39,8 @@ def create_from_environment() -> ASGIApp:
 def create_app(settings: AppSettings) -> ASGIApp:
     """Build the application. Nothing connects before the lifespan starts."""
     metrics = Metrics(multiprocess_dir=os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-    entrance = Entrance()
+    entrance = Entrance[Gateway]("gateway")
+    admin = Entrance[Administration]("administration")
     probes = Probes()
     endpoints: dict[str, Endpoint] = {}
     below: dict[str, Endpoint] = {}
@@ -63,13 +51,13 @@ def create_app(settings: AppSettings) -> ASGIApp:
             metrics_handler(
                 metrics,
                 token=token.get_secret_value() if token is not None else None,
-                refresh=lambda: entrance.gateway().refresh_metrics(),
+                refresh=lambda: entrance.within().refresh_metrics(),
             )
         )
     access_log = AccessLog(settings.log_format)
     refusals = Refusals(metrics, access_log)
     if Surface.TENANT in settings.surfaces:
-        for route in public_routes(entrance.gateway, frozenset(settings.extra_request_fields)):
+        for route in public_routes(entrance.within, frozenset(settings.extra_request_fields)):
             endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
             if route.prefix is not None:
                 below[route.prefix.decode()] = endpoint
@@ -78,7 +66,7 @@ def create_app(settings: AppSettings) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with running_gateway(settings, metrics=metrics, probes=probes) as gateway:
+        async with running_gateway(settings, metrics=metrics, probes=probes, admin=admin) as gateway:
             entrance.open(gateway)
             yield
         access_log.flush()
@@ -91,10 +79,14 @@ def create_app(settings: AppSettings) -> ASGIApp:
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
+    prefixes: dict[str, ASGIApp] = {prefix: endpoint.answer for prefix, endpoint in below.items()}
+    if Surface.ADMIN in settings.surfaces:
+        door = AdminDoor(admin_service(admin.within), admin.within, metrics=metrics, access_log=access_log)
+        prefixes[ADMIN_PREFIX] = door.answer
     served: ASGIApp = Gate(
         service,
         endpoints={path: endpoint.answer for path, endpoint in endpoints.items()},
-        below={prefix: endpoint.answer for prefix, endpoint in below.items()},
+        below=prefixes,
         refusals=refusals,
     )
     if settings.path_keys:

@@ -1,17 +1,18 @@
 """What no route of ours answers: paths that do not exist, wrong methods, requests the framework finds broken."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
-from litestar.types import Scope
+from litestar.types import Scope, Send
 from uuid_utils import uuid7
 
+from app.admin.problems import PROBLEM_JSON, told
 from app.gateway.access_log import AccessLog, AccessNote
-from app.gateway.downstream import SERVER
+from app.gateway.downstream import JSON, SERVER, Downstream
 from app.metrics import Metrics
-from app.problems import Problem, problem_of, render
+from app.problems import Headers, problem_of, render
 from domain.errors import BadRequest, MethodNotAllowed, UnknownPath
 from domain.values import ApiFamily
 
@@ -20,6 +21,7 @@ FAMILIES: Final = (
     ("/v1/", ApiFamily.OPENAI),
 )
 """Whose shape errors have below a path, the closer one first."""
+ADMIN_PREFIX: Final = "/admin/"
 NO_ROUTE: Final = "(none)"
 """What log and metrics call these requests. The path itself could be anything, so it is in neither."""
 
@@ -38,24 +40,30 @@ class Refusals:
         self._metrics = metrics
         self._access_log = access_log
 
-    def noted(self, scope: Scope, problem: Problem) -> tuple[str, bytes]:
-        """Log and count a refusal; return its request id and its body."""
-        request_id = str(uuid7())
-        body = render(problem, family_of(scope["path"]), request_id.encode())
+    def noted(self, scope: Scope, error: Exception) -> "Noted":
+        """Log and count a refusal, and return it as it has to be told."""
+        noted = _said(error, scope["path"], str(uuid7()))
         client = scope.get("client")
-        self._metrics.add(self._metrics.requests, (NO_ROUTE, str(problem.status)))
+        self._metrics.add(self._metrics.requests, (NO_ROUTE, str(noted.status)))
         self._access_log.write(
-            request_id=request_id,
+            request_id=noted.request_id,
             client_request_id=None,
             method=str(scope.get("method")),
             route=NO_ROUTE,
-            status=problem.status,
+            status=noted.status,
             seconds=0.0,
-            sent_bytes=len(body),
+            sent_bytes=len(noted.body),
             client=client[0] if client else "",
             note=AccessNote(),
         )
-        return request_id, body
+        return noted
+
+    async def unknown_path(self, scope: Scope, send: Send) -> None:
+        """Answer that there is nothing at a path."""
+        noted = self.noted(scope, UnknownPath())
+        head_only = scope.get("method") == "HEAD"
+        downstream = Downstream(send, request_id=noted.request_id.encode(), head_only=head_only)
+        await downstream.answer(noted.status, noted.content_type, noted.body)
 
     def http(self, request: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
         """Answer what the framework refused."""
@@ -79,8 +87,35 @@ class Refusals:
         return answer
 
     def _answer(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        problem = problem_of(error)
-        request_id, body = self.noted(request.scope, problem)
-        headers = {name.decode(): value.decode() for name, value in problem.headers}
-        headers |= {"x-request-id": request_id, SERVER[0].decode(): SERVER[1].decode()}
-        return Response(body, status_code=problem.status, headers=headers, media_type="application/json")
+        noted = self.noted(request.scope, error)
+        headers = {name.decode(): value.decode() for name, value in noted.headers}
+        headers |= {"x-request-id": noted.request_id, SERVER[0].decode(): SERVER[1].decode()}
+        return Response(
+            noted.body, status_code=noted.status, headers=headers, media_type=noted.content_type.decode()
+        )
+
+
+class Noted(NamedTuple):
+    """A refusal ready to send; its headers do not name its id."""
+
+    request_id: str
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: Headers
+
+
+def _said(error: Exception, path: str, request_id: str) -> Noted:
+    if path.startswith(ADMIN_PREFIX):
+        admin = told(error)
+        return Noted(
+            request_id, admin.kind.status, PROBLEM_JSON.encode(), admin.body(request_id), admin.headers
+        )
+    problem = problem_of(error)
+    return Noted(
+        request_id,
+        problem.status,
+        JSON,
+        render(problem, family_of(path), request_id.encode()),
+        problem.headers,
+    )

@@ -7,10 +7,8 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from app.gateway.downstream import JSON, SERVER, Downstream
-from app.problems import problem_of
+from app.gateway.downstream import SERVER
 from app.refusals import Refusals
-from domain.errors import UnknownPath
 
 _ESCAPABLE_PREFIX: Final = b"/v1/models/"
 _DOTS: Final = frozenset({b".", b".."})
@@ -49,7 +47,7 @@ class Gate:
             await endpoint(scope, receive, send)
             return
         if not is_canonical(scope["raw_path"], scope["path"]):
-            await self._refuse(scope, send)
+            await self._refusals.unknown_path(scope, send)
             return
         for prefix, endpoint in self._below.items():
             if scope["path"].startswith(prefix):
@@ -63,13 +61,6 @@ class Gate:
             await send(message)
 
         await self._service(scope, receive, send_with_id)
-
-    async def _refuse(self, scope: Scope, send: Send) -> None:
-        problem = problem_of(UnknownPath())
-        request_id, body = self._refusals.noted(scope, problem)
-        head_only = scope.get("method") == "HEAD"
-        downstream = Downstream(send, request_id=request_id.encode(), head_only=head_only)
-        await downstream.answer(problem.status, JSON, body)
 
 
 def _has_id(headers: object) -> bool:

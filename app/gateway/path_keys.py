@@ -10,12 +10,9 @@ from typing import Any, Final, cast
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from app.gateway.downstream import JSON, Downstream
 from app.gateway.endpoint import Endpoint
 from app.gateway.gate import is_canonical
-from app.problems import problem_of
 from app.refusals import Refusals
-from domain.errors import UnknownPath
 
 PREFIX: Final = "/k/"
 _PREFIX: Final = PREFIX.encode()
@@ -51,7 +48,7 @@ class PathKeys:
         keyless = cast("Scope", {**cast("dict[str, Any]", scope), "path": path, "raw_path": b"/" + rest})
         endpoint = self._endpoint(path) if key and slash else None
         if endpoint is None:
-            await self._refuse(keyless, send)
+            await self._refusals.unknown_path(keyless, send)
         else:
             await endpoint.answer(keyless, receive, send, path_key=key)
 
@@ -63,10 +60,3 @@ class PathKeys:
         if not is_canonical(path.encode("latin-1"), path):
             return None
         return next((found for prefix, found in self._below.items() if path.startswith(prefix)), None)
-
-    async def _refuse(self, scope: Scope, send: Send) -> None:
-        problem = problem_of(UnknownPath())
-        request_id, body = self._refusals.noted(scope, problem)
-        head_only = scope.get("method") == "HEAD"
-        downstream = Downstream(send, request_id=request_id.encode(), head_only=head_only)
-        await downstream.answer(problem.status, JSON, body)

@@ -175,6 +175,7 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self.backends = {backend.name: backend for backend in backends}
         self.journal = directory / "journal"
+        self.database_url = database_url
         self.database = Database(create_engine(database_url, application_name="test"))
         pepper = mint_pepper("p1")
         self.peppers = PepperRing.parse(pepper)

@@ -1,0 +1,106 @@
+"""What the admin surface works with: built once per process, beside what serves tenants and apart from it."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from app.admin.failed_logins import FailedLogins
+from app.admin.login_budget import LoginBudget
+from app.admin.logins import Logins
+from app.gateway.body import Bodies
+from app.gateway.client_address import TrustedProxies
+from app.gateway.key_uses import KeyUses
+from app.metrics import Metrics
+from app.settings import AppSettings
+from db.audit import AuditTrail
+from db.postgres import Database, create_engine
+from db.redis.login_budget import LoginBudgetStore
+from db.redis.multiplex import MultiplexedRedis
+from db.redis.revocation_channel import announced, seen_by
+from db.refused_keys import RefusedKeys
+from db.revocations import Revocations
+from domain.keys import PepperRing
+from domain.ports import KeyStore
+
+MAX_BODY_BYTES: Final = 262_144
+"""Far more than any request here has reason to hold."""
+POOL_SIZE: Final = 3
+"""Connections of its own, so that no operator's report can keep a tenant's key waiting."""
+
+Follower = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Administration:
+    """The collaborators of every admin handler."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        redis: Redis,
+        logins: Logins,
+        bodies: Bodies,
+        peppers: PepperRing,
+        followers: tuple[Follower, ...],
+    ) -> None:
+        """`redis` is a patient client; `followers` have to run while requests are served."""
+        self.database: Final = database
+        self.logins: Final = logins
+        self.bodies: Final = bodies
+        self.peppers: Final = peppers
+        self.followers: Final = followers
+        self.audit: Final = AuditTrail(database.engine)
+        self.revocations: Final = Revocations(database.engine)
+        self._redis: Final = redis
+
+    async def seen(self) -> Mapping[str, int]:
+        """Return which live process has acted upon which revocation; raises `RedisError` or `OSError`."""
+        return await seen_by(self._redis)
+
+    async def announced(self) -> int | None:
+        """Return the newest revocation that was announced through Redis; raises as `seen` does."""
+        return await announced(self._redis)
+
+
+@asynccontextmanager
+async def running_administration(
+    settings: AppSettings,
+    *,
+    keys: KeyStore,
+    peppers: PepperRing,
+    key_uses: KeyUses,
+    proxies: TrustedProxies,
+    metrics: Metrics,
+    patient: Redis,
+    scripts: MultiplexedRedis,
+) -> AsyncIterator[Administration]:
+    """Give the admin surface's collaborators; at the end write down the last failed logins."""
+    async with AsyncExitStack() as stack:
+        engine = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway admin",
+            pool_size=POOL_SIZE,
+            statement_timeout_s=settings.postgres_timeout_s,
+        )
+        stack.push_async_callback(engine.dispose)
+        database = Database(engine)
+        failed = FailedLogins(database, find=RefusedKeys(engine).find_by_digest, metrics=metrics)
+        stack.push_async_callback(failed.finish)
+        bodies = Bodies(max_bytes=MAX_BODY_BYTES, base_timeout_s=settings.body_timeout_s)
+        yield Administration(
+            database=database,
+            redis=patient,
+            logins=Logins(
+                keys=keys,
+                peppers=peppers,
+                key_uses=key_uses,
+                proxies=proxies,
+                budget=LoginBudget(LoginBudgetStore(scripts)),
+                failed=failed,
+            ),
+            bodies=bodies,
+            peppers=peppers,
+            followers=(failed.keep_writing, failed.keep_folding, bodies.sweep),
+        )

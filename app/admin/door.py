@@ -1,0 +1,179 @@
+"""The door of the admin surface: nobody passes without a key, and nothing passes that the framework could choke on.
+
+Litestar routes, validates and describes; what it does badly is done before it is asked. A body has been read whole,
+within a size and a time, and is known to be JSON by its declaration; whoever calls has been proven; and every answer,
+whoever made it, has a request id, a line in the log and one count.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.admin.administration import Administration
+from app.admin.errors import AdminError, CrossSite, WrongMediaType
+from app.admin.problems import PROBLEM_JSON, Told, told
+from app.gateway.access_log import AccessLog, AccessNote
+from app.gateway.body import ClientLeft
+from app.gateway.call import Call
+from app.gateway.downstream import SERVER
+from app.gateway.endpoint import CLIENT_CLOSED_STATUS
+from app.metrics import Metrics
+from app.refusals import NO_ROUTE
+from domain.errors import BadRequest, GatewayError, UnknownPath
+
+API: Final = "/admin/v1/"
+
+_BROKEN_OFF: Final = "the body ended before it was complete"
+_JSON: Final = b"application/json"
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITES: Final = frozenset({b"none", b"same-origin"})
+_COMMON: Final = (
+    SERVER,
+    # An answer may hold a key, and is nobody's to keep.
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+_log = structlog.get_logger()
+
+
+class AdminDoor:
+    """The ASGI application below `/admin/`."""
+
+    def __init__(
+        self,
+        service: ASGIApp,
+        within: Callable[[], Administration],
+        *,
+        metrics: Metrics,
+        access_log: AccessLog,
+    ) -> None:
+        """`service` is the framework with the handlers, `within` returns what runs."""
+        self._service: Final = service
+        self._within: Final = within
+        self._metrics: Final = metrics
+        self._access_log: Final = access_log
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != ScopeType.HTTP:
+            return
+        client = scope["client"]
+        call = Call(
+            method=scope["method"],
+            raw_path=scope["raw_path"],
+            headers=scope["headers"],
+            peer=client[0] if client else None,
+            started=time.monotonic(),
+        )
+        note = AccessNote()
+        exit_ = _Exit(send, call.request_id_text, head_only=call.method == "HEAD")
+        try:
+            await self._serve(call, scope, receive, exit_, note)
+        except (GatewayError, AdminError) as refusal:
+            await exit_.refuse(told(refusal))
+        except ClientLeft:
+            # Broken framing looks the same as leaving; then there still is somebody to be told.
+            await exit_.refuse(told(BadRequest(_BROKEN_OFF)))
+            exit_.status = CLIENT_CLOSED_STATUS
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
+            _log.exception("request_failed", request_id=call.request_id_text.decode(), route=_route(scope))
+            await exit_.refuse(told(fault))
+        finally:
+            self._note(call, scope, exit_, note)
+
+    async def _serve(
+        self, call: Call, scope: Scope, receive: Receive, exit_: "_Exit", note: AccessNote
+    ) -> None:
+        if not scope["path"].startswith(API):
+            raise UnknownPath
+        admin = self._within()
+        caller = await admin.logins.caller(call)
+        note.key = caller.principal.key_prefix
+        headers = dict(scope["headers"])
+        if call.method not in _READING and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:
+            raise CrossSite
+        body = await admin.bodies.read(call, receive)
+        if body and _media_type(headers.get(b"content-type", b"")) != _JSON:
+            raise WrongMediaType
+        scope["user"] = caller
+        await self._service(scope, _Read(body, receive), exit_.send)
+
+    def _note(self, call: Call, scope: Scope, exit_: "_Exit", note: AccessNote) -> None:
+        route = _route(scope)
+        self._metrics.add(self._metrics.requests, (route, str(exit_.status)))
+        self._access_log.write(
+            request_id=call.request_id_text.decode(),
+            client_request_id=call.client_request_id,
+            method=call.method,
+            route=route,
+            status=exit_.status,
+            seconds=time.monotonic() - call.started,
+            sent_bytes=exit_.sent_bytes,
+            client=call.peer or "",
+            note=note,
+        )
+
+
+class _Read:
+    """Hands out a body that was read before, then whatever the connection says next."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Any:
+        body, self._body = self._body, None
+        if body is None:
+            return await self._receive()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class _Exit:
+    """Sends one answer: the framework's with what every answer has, or a refusal."""
+
+    def __init__(self, send: Send, request_id: bytes, *, head_only: bool) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._head_only = head_only
+        self._started = False
+        self.status = 0
+        self.sent_bytes = 0
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the framework sends."""
+        if message["type"] == "http.response.start":
+            self._started = True
+            self.status = message["status"]
+            own = ((b"x-request-id", self._request_id), *_COMMON)
+            message["headers"] = [*message["headers"], *own]
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message["body"])
+        await self._send(message)
+
+    async def refuse(self, problem: Told) -> None:
+        """Say no, unless an answer has begun: the server then closes the connection, unfinished as it is."""
+        if self._started:
+            return
+        body = problem.body(self._request_id.decode())
+        head = (
+            (b"content-type", PROBLEM_JSON.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *problem.headers,
+        )
+        await self.send({"type": "http.response.start", "status": problem.kind.status, "headers": head})
+        sent = b"" if self._head_only else body
+        await self.send({"type": "http.response.body", "body": sent, "more_body": False})
+
+
+def _route(scope: Scope) -> str:
+    """Return what log and metrics call a request: its template, never its path."""
+    return str(scope.get("path_template") or NO_ROUTE)
+
+
+def _media_type(header: bytes) -> bytes:
+    return header.partition(b";")[0].strip().lower()

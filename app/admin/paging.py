@@ -1,0 +1,53 @@
+"""Pages: at most so many entries, and a cursor to where the next begin."""
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from litestar.params import QueryParameter
+
+from app.admin.errors import InvalidFields
+
+DEFAULT_ENTRIES: Final = 50
+MAX_ENTRIES: Final = 200
+_MAX_CURSOR_CHARS: Final = 300
+
+T = TypeVar("T")
+
+Limit = Annotated[
+    int,
+    QueryParameter(name="limit", ge=1, le=MAX_ENTRIES, description="Entries of a page at most."),
+]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(
+        name="cursor",
+        max_length=_MAX_CURSOR_CHARS,
+        description="Where to go on: `nextCursor` of the page before. Its content is nobody's business.",
+    ),
+]
+
+
+def cursor_at(place: object) -> str:
+    """Return the cursor to whatever comes after this place."""
+    return urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def place_of(cursor: str | None, kind: type[T]) -> T | None:
+    """Return the place that a cursor names, None without one.
+
+    Raises
+    ------
+    InvalidFields
+        Nobody here has given out this cursor.
+    """
+    if cursor is None:
+        return None
+    try:
+        raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError):
+        raise InvalidFields.parameter(
+            "cursor", "This is no cursor of this list; begin again without one."
+        ) from None

@@ -1,0 +1,114 @@
+"""The framework's part of the admin surface: its handlers, what they are given, and their document."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import structlog
+from litestar import Litestar, Request, Response, Router
+from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.params import QueryParameter
+
+from app.admin.administration import MAX_BODY_BYTES, Administration
+from app.admin.audit import AuditController
+from app.admin.errors import FieldError, InvalidFields
+from app.admin.keys import KeyController
+from app.admin.logins import Caller
+from app.admin.me import MeController
+from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, told
+from app.admin.revocations import RevocationController
+from app.admin.tenants import TenantController
+
+ROOT: Final = "/admin/v1"
+
+_log = structlog.get_logger()
+
+AdminRequest = Request[Caller, Any, Any]
+
+
+def admin_service(within: Callable[[], Administration], *, described: bool = False) -> Litestar:
+    """Build the application that stands behind the door.
+
+    Parameters
+    ----------
+    within
+        Returns what runs; asked at each request.
+    described
+        Whether it can describe itself. Serving needs no description.
+    """
+
+    def admin() -> Administration:
+        return within()
+
+    def caller(request: AdminRequest) -> Caller:
+        return request.user
+
+    return Litestar(
+        route_handlers=[
+            Router(
+                path=ROOT,
+                route_handlers=[
+                    MeController,
+                    TenantController,
+                    KeyController,
+                    AuditController,
+                    RevocationController,
+                ],
+                dependencies={
+                    "admin": Provide(admin, sync_to_thread=False),
+                    "caller": Provide(caller, sync_to_thread=False),
+                },
+                before_request=_refuse_unknown_parameters,
+            )
+        ],
+        exception_handlers={Exception: _answer},
+        openapi_config=OpenAPIConfig(title="admin", version="1") if described else None,
+        logging_config=None,
+        request_max_body_size=MAX_BODY_BYTES,
+    )
+
+
+def _refuse_unknown_parameters(request: AdminRequest) -> None:
+    """Refuse a parameter nobody asked for, or one given twice: a misspelt filter must not answer with everything."""
+    known = query_parameters(request.route_handler)
+    given = [name for name, _ in request.query_params.multi_items()]
+    errors = []
+    for name in dict.fromkeys(given):
+        shown = name[:100]
+        if name not in known:
+            there = f"; there are {', '.join(known)}" if known else ""
+            errors.append(FieldError(f"There is no such parameter here{there}.", parameter=shown))
+        elif given.count(name) > 1:
+            errors.append(FieldError("It is given more than once.", parameter=shown))
+    if errors:
+        raise InvalidFields(errors)
+
+
+@cache
+def query_parameters(handler: BaseRouteHandler) -> tuple[str, ...]:
+    """Return the names of the parameters that a handler reads from the URL's query."""
+    definitions = (each.kwarg_definition for each in handler.parsed_fn_signature.parameters.values())
+    return tuple(str(each.name) for each in definitions if isinstance(each, QueryParameter))
+
+
+def _answer(request: AdminRequest, error: Exception) -> Response[bytes]:
+    """Answer whatever a handler or the framework raised."""
+    problem = told(error)
+    request_id = str(request.user.actor.request_id)
+    if problem.kind is UNAVAILABLE_KIND:
+        _log.warning("admin_request_unavailable", request_id=request_id, error=type(error).__name__)
+    if problem.kind is INTERNAL_KIND:
+        _log.error(
+            "request_failed",
+            request_id=request_id,
+            route=request.scope.get("path_template", ""),
+            exc_info=error,
+        )
+    return Response(
+        problem.body(request_id),
+        status_code=problem.kind.status,
+        headers={name.decode(): value.decode() for name, value in problem.headers},
+        media_type=PROBLEM_JSON,
+    )
