@@ -1,8 +1,8 @@
-"""The OpenAPI 3.1 description of what tenants can call, made from the route table and the wire types.
+"""The OpenAPI 3.1 document: what tenants can call, from the route table and the wire types, and the admin API.
 
 The relay answers its routes below the framework, so they are described here, operation by operation; tests hold
 the description to the route table, the field tables and the refusals. Ollama's management routes are left out:
-each of them is the same 403.
+each of them is the same 403. The admin API describes itself (`app/admin/openapi.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,75 +14,25 @@ import msgspec
 from app import openapi_read_types as reads
 from app import openapi_responses as typed
 from app import openapi_types as wire
+from app.admin import openapi as admin
 from app.gateway import token_count
 from app.openapi_families import ERRORS, FRAMINGS, PREFIXES, STREAM_TYPES, TAGS
-from app.problems import problem_of, render
-from domain.errors import (
-    BadRequest,
-    BodyTooLarge,
-    BodyTooSlow,
-    GatewayError,
-    LimitExceeded,
-    ModelForbidden,
-    NoCandidate,
-    Unauthenticated,
-    UnknownPath,
-    UnsupportedEncoding,
-    UpstreamExhausted,
+from app.openapi_refusals import (
+    COUNT,
+    HEADER_REFERENCES,
+    INFERENCE,
+    JSON,
+    LISTS,
+    MODELS,
+    SCHEMAS,
+    SHOW,
+    Refusal,
+    reference,
+    refusal_responses,
 )
-from domain.limits import LimitKind, LimitState, Refused
+from app.problems import problem_of
 from domain.routes import RouteSpec, inference_routes
 from domain.values import ApiFamily
-
-JSON: Final = "application/json"
-_REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
-"""Stands for the request's id in examples."""
-_SCHEMAS: Final = "#/components/schemas/{name}"
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    """A refusal as it is described; `example` is one that the gateway really answers."""
-
-    name: str
-    description: str
-    example: GatewayError
-
-
-_UNAUTHENTICATED = _Refusal("Unauthenticated", "No valid key was presented.", Unauthenticated())
-_FORBIDDEN = _Refusal(
-    "Forbidden", "The model does not exist or the key may not use it; which, is not told.", ModelForbidden()
-)
-_UNKNOWN_PATH = _Refusal("UnknownPath", "Nothing is at this path.", UnknownPath())
-_BAD_REQUEST = _Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required."))
-_BODY_REFUSALS: Final = (
-    _Refusal("BodyTooSlow", "The body did not arrive in time.", BodyTooSlow("The body took too long.")),
-    _Refusal("BodyTooLarge", "The body is too large.", BodyTooLarge("The body is too large.")),
-    _Refusal(
-        "UnsupportedEncoding",
-        "The body is compressed in a way that is not understood.",
-        UnsupportedEncoding("Send the body without compression."),
-    ),
-)
-_COUNT_REFUSALS: Final = (_BAD_REQUEST, _UNAUTHENTICATED, _FORBIDDEN, *_BODY_REFUSALS)
-_LIST_REFUSALS: Final = (_UNAUTHENTICATED,)
-_MODEL_REFUSALS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
-_SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
-_INFERENCE_REFUSALS: Final = (
-    *_COUNT_REFUSALS,
-    _Refusal(
-        "LimitExceeded",
-        "A limit of the key or of its tenant has no room; come back after Retry-After, unless x-should-retry is"
-        " false.",
-        LimitExceeded(Refused(_SPENT, 12.0, (_SPENT,))),
-    ),
-    _Refusal("AllFailed", "Every backend that was tried failed.", UpstreamExhausted()),
-    _Refusal("Busy", "Nothing can be tried now; come back after Retry-After.", NoCandidate(retry_after_s=5)),
-)
-
-
-_SHOW_REFUSALS: Final = tuple(
-    refusal for refusal in _INFERENCE_REFUSALS if refusal.name not in {"LimitExceeded", "Busy"}
-)
 
 
 class _Inference(msgspec.Struct, frozen=True):
@@ -187,12 +137,15 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
         "security": [{"bearer": []}, {"apiKey": []}, {"basic": []}],
-        "tags": [{"name": family.value, "description": text} for family, text in TAGS.items()],
-        "paths": _paths(),
+        "tags": [
+            *({"name": family.value, "description": text} for family, text in TAGS.items()),
+            *admin.TAGS,
+        ],
+        "paths": _together(_paths(), admin.paths()),
         "components": {
-            "schemas": _schemas(),
-            "responses": _refusal_responses(),
-            "headers": _headers(),
+            "schemas": _together(_schemas(), admin.schemas()),
+            "responses": _together(refusal_responses(), admin.responses()),
+            "headers": _together(_headers(), admin.HEADERS),
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -201,38 +154,43 @@ def document() -> dict[str, Any]:
                 },
                 "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
+                **admin.SECURITY_SCHEMES,
             },
         },
     }
+
+
+def _together(tenant: dict[str, Any], of_admin: dict[str, Any]) -> dict[str, Any]:
+    """Return both parts, which must not mean different things by one name."""
+    twice = tenant.keys() & of_admin.keys()
+    if twice:
+        raise ValueError(f"both surfaces describe {sorted(twice)}")
+    return tenant | dict(sorted(of_admin.items()))
 
 
 def _paths() -> dict[str, Any]:
     native, openai = ApiFamily.NATIVE, ApiFamily.OPENAI
     alive = _operation("alive", "Say that something is there; needs no key", native, _plain_text(), ())
     alive["security"] = []
-    version_ = _operation(
-        "version", "Tell the version of Ollama", native, _answer(wire.Version), _LIST_REFUSALS
-    )
-    tags = _operation("listTags", "List models", native, _answer(wire.ModelEntries), _LIST_REFUSALS)
+    version_ = _operation("version", "Tell the version of Ollama", native, _answer(wire.Version), LISTS)
+    tags = _operation("listTags", "List models", native, _answer(wire.ModelEntries), LISTS)
     loaded = _operation(
-        "listLoaded", "List models in memory", native, _answer(reads.LoadedModelEntries), _LIST_REFUSALS
+        "listLoaded", "List models in memory", native, _answer(reads.LoadedModelEntries), LISTS
     )
-    status = _operation(
-        "status", "Tell that the cloud is off", native, _answer(reads.CloudStatus), _LIST_REFUSALS
-    )
+    status = _operation("status", "Tell that the cloud is off", native, _answer(reads.CloudStatus), LISTS)
     recommended = _operation(
-        "listRecommendations", "Recommend nothing", native, _answer(reads.Recommendations), _LIST_REFUSALS
+        "listRecommendations", "Recommend nothing", native, _answer(reads.Recommendations), LISTS
     )
-    me = _operation("me", "Tell whose key it is and what is left", native, _answer(reads.Me), _LIST_REFUSALS)
-    models = _operation("listModels", "List models", openai, _answer(wire.OpenAIModelList), _LIST_REFUSALS)
-    model = _operation("retrieveModel", "Get a model", openai, _answer(wire.OpenAIModel), _MODEL_REFUSALS)
+    me = _operation("me", "Tell whose key it is and what is left", native, _answer(reads.Me), LISTS)
+    models = _operation("listModels", "List models", openai, _answer(wire.OpenAIModelList), LISTS)
+    model = _operation("retrieveModel", "Get a model", openai, _answer(wire.OpenAIModel), MODELS)
     model["parameters"] = [_MODEL_PARAMETER]
     count = _operation(
         "countMessageTokens",
         "Estimate the tokens of a prompt; no model is asked",
         ApiFamily.ANTHROPIC,
         _answer(typed.TokenCount),
-        _COUNT_REFUSALS,
+        COUNT,
     )
     count["requestBody"] = _request_body(
         typed.CountTokensRequest, {"model": "llama3.2", "messages": _MESSAGES}
@@ -264,10 +222,8 @@ _MODEL_PARAMETER: Final[dict[str, Any]] = {
 
 
 def _show() -> dict[str, Any]:
-    show = _operation(
-        "show", "Tell what a model is", ApiFamily.NATIVE, _answer(reads.ShowAnswer), _SHOW_REFUSALS
-    )
-    content = {JSON: {"schema": _reference(reads.ShowRequest), "example": {"model": "llama3.2"}}}
+    show = _operation("show", "Tell what a model is", ApiFamily.NATIVE, _answer(reads.ShowAnswer), SHOW)
+    content = {JSON: {"schema": reference(reads.ShowRequest), "example": {"model": "llama3.2"}}}
     show["requestBody"] = {"required": True, "content": content}
     return show
 
@@ -290,15 +246,13 @@ def _inference(spec: RouteSpec) -> dict[str, Any]:
     content = _answer(described.answer)
     if described.record is not None:
         content |= _stream(spec.family, described.record)
-    operation = _operation(
-        described.operation_id, described.summary, spec.family, content, _INFERENCE_REFUSALS
-    )
+    operation = _operation(described.operation_id, described.summary, spec.family, content, INFERENCE)
     operation["requestBody"] = _request_body(described.request, described.example)
     return operation
 
 
 def _request_body(kind: type[msgspec.Struct], example: Mapping[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": {JSON: {"schema": _reference(kind), "example": example}}}
+    return {"required": True, "content": {JSON: {"schema": reference(kind), "example": example}}}
 
 
 def _operation(
@@ -306,9 +260,9 @@ def _operation(
     summary: str,
     family: ApiFamily,
     content: Mapping[str, Any],
-    refusals: Iterable[_Refusal],
+    refusals: Iterable[Refusal],
 ) -> dict[str, Any]:
-    good = {"description": "The answer.", "headers": _HEADER_REFERENCES, "content": content}
+    good = {"description": "The answer.", "headers": HEADER_REFERENCES, "content": content}
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -326,49 +280,16 @@ def _operation(
 
 
 def _answer(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return {JSON: {"schema": _reference(kind)}}
+    return {JSON: {"schema": reference(kind)}}
 
 
 def _stream(family: ApiFamily, record: type[msgspec.Struct]) -> dict[str, Any]:
-    one_of = [_reference(record), _reference(ERRORS[family])]
+    one_of = [reference(record), reference(ERRORS[family])]
     return {STREAM_TYPES[family]: {"schema": {"description": FRAMINGS[family], "oneOf": one_of}}}
 
 
 def _plain_text() -> dict[str, Any]:
     return {"text/plain": {"schema": {"type": "string"}, "example": "Ollama is running"}}
-
-
-def _refusal_responses() -> dict[str, Any]:
-    used = {
-        ApiFamily.NATIVE: _INFERENCE_REFUSALS,
-        ApiFamily.OPENAI: (*_INFERENCE_REFUSALS, _UNKNOWN_PATH),
-        ApiFamily.ANTHROPIC: _INFERENCE_REFUSALS,
-    }
-    return {
-        f"{PREFIXES[family]}{refusal.name}": _refusal_response(refusal, family)
-        for family, refusals in used.items()
-        for refusal in refusals
-    }
-
-
-def _refusal_response(refusal: _Refusal, family: ApiFamily) -> dict[str, Any]:
-    problem = problem_of(refusal.example)
-    headers = dict(_HEADER_REFERENCES)
-    if any(name == b"retry-after" for name, _ in problem.headers):
-        headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
-    return {
-        "description": refusal.description,
-        "headers": headers,
-        "content": {
-            JSON: {
-                "schema": _reference(ERRORS[family]),
-                "example": msgspec.json.decode(render(problem, family, _REQUEST_ID)),
-            }
-        },
-    }
-
-
-_HEADER_REFERENCES: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 
 
 def _headers() -> dict[str, Any]:
@@ -384,10 +305,6 @@ def _headers() -> dict[str, Any]:
     }
 
 
-def _reference(kind: type[msgspec.Struct]) -> dict[str, str]:
-    return {"$ref": _SCHEMAS.format(name=kind.__name__)}
-
-
 def _schemas() -> dict[str, Any]:
     used = (
         *(kind for each in _INFERENCE.values() for kind in (each.request, each.answer, each.record) if kind),
@@ -397,5 +314,5 @@ def _schemas() -> dict[str, Any]:
         *(typed.CountTokensRequest, typed.TokenCount),
         *ERRORS.values(),
     )
-    _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=_SCHEMAS)
+    _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=SCHEMAS)
     return {name: components[name] for name in sorted(components)}

@@ -10,7 +10,7 @@ from app.admin.handed import Admin, By
 from app.admin.key_contract import Key, key_of
 
 
-class Me(Answered):
+class AdminMe(Answered):
     """Who calls."""
 
     key: Key
@@ -27,8 +27,8 @@ class MeController(Controller):
     tags = ("me",)
 
     @get(operation_id="getMe", summary="Tell which key this is and where it comes from")
-    async def get_me(self, admin: Admin, caller: By) -> Me:
+    async def get_me(self, admin: Admin, caller: By) -> AdminMe:
         """Answer the caller's own key."""
         async with admin.database.unit_of_work(caller.actor) as work:
             key = await work.keys(None).get(str(caller.principal.key_id))
-        return Me(key=key_of(key), address=caller.actor.address)
+        return AdminMe(key=key_of(key), address=caller.actor.address)

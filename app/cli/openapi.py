@@ -8,7 +8,7 @@ from app.cli.place import reason
 
 
 def openapi(*, output: Path | None = None) -> None:
-    """Print the OpenAPI 3.1 document of the routes that tenants use.
+    """Print the OpenAPI 3.1 document of the routes that tenants use and of the admin API.
 
     Example: `neuronetz-gateway openapi --output docs/openapi.json`
 

@@ -1,0 +1,108 @@
+"""The refusals of the tenant surface as the OpenAPI document describes them; the examples are real ones."""
+
+from typing import Any, Final
+
+import msgspec
+
+from app.openapi_families import ERRORS, PREFIXES
+from app.problems import problem_of, render
+from domain.errors import (
+    BadRequest,
+    BodyTooLarge,
+    BodyTooSlow,
+    GatewayError,
+    LimitExceeded,
+    ModelForbidden,
+    NoCandidate,
+    Unauthenticated,
+    UnknownPath,
+    UnsupportedEncoding,
+    UpstreamExhausted,
+)
+from domain.limits import LimitKind, LimitState, Refused
+from domain.values import ApiFamily
+
+JSON: Final = "application/json"
+SCHEMAS: Final = "#/components/schemas/{name}"
+HEADER_REFERENCES: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+_REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
+"""Stands for the request's id in examples."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A refusal as it is described; `example` is one that the gateway really answers."""
+
+    name: str
+    description: str
+    example: GatewayError
+
+
+_UNAUTHENTICATED = Refusal("Unauthenticated", "No valid key was presented.", Unauthenticated())
+_FORBIDDEN = Refusal(
+    "Forbidden", "The model does not exist or the key may not use it; which, is not told.", ModelForbidden()
+)
+_UNKNOWN_PATH = Refusal("UnknownPath", "Nothing is at this path.", UnknownPath())
+_BAD_REQUEST = Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required."))
+_BODY_REFUSALS: Final = (
+    Refusal("BodyTooSlow", "The body did not arrive in time.", BodyTooSlow("The body took too long.")),
+    Refusal("BodyTooLarge", "The body is too large.", BodyTooLarge("The body is too large.")),
+    Refusal(
+        "UnsupportedEncoding",
+        "The body is compressed in a way that is not understood.",
+        UnsupportedEncoding("Send the body without compression."),
+    ),
+)
+COUNT: Final = (_BAD_REQUEST, _UNAUTHENTICATED, _FORBIDDEN, *_BODY_REFUSALS)
+LISTS: Final = (_UNAUTHENTICATED,)
+MODELS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
+_SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
+INFERENCE: Final = (
+    *COUNT,
+    Refusal(
+        "LimitExceeded",
+        "A limit of the key or of its tenant has no room; come back after Retry-After, unless x-should-retry is"
+        " false.",
+        LimitExceeded(Refused(_SPENT, 12.0, (_SPENT,))),
+    ),
+    Refusal("AllFailed", "Every backend that was tried failed.", UpstreamExhausted()),
+    Refusal("Busy", "Nothing can be tried now; come back after Retry-After.", NoCandidate(retry_after_s=5)),
+)
+
+
+SHOW: Final = tuple(refusal for refusal in INFERENCE if refusal.name not in {"LimitExceeded", "Busy"})
+
+
+def refusal_responses() -> dict[str, Any]:
+    """Return every refusal that any operation refers to, by name."""
+    used = {
+        ApiFamily.NATIVE: INFERENCE,
+        ApiFamily.OPENAI: (*INFERENCE, _UNKNOWN_PATH),
+        ApiFamily.ANTHROPIC: INFERENCE,
+    }
+    return {
+        f"{PREFIXES[family]}{refusal.name}": _refusal_response(refusal, family)
+        for family, refusals in used.items()
+        for refusal in refusals
+    }
+
+
+def _refusal_response(refusal: Refusal, family: ApiFamily) -> dict[str, Any]:
+    problem = problem_of(refusal.example)
+    headers = dict(HEADER_REFERENCES)
+    if any(name == b"retry-after" for name, _ in problem.headers):
+        headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
+    return {
+        "description": refusal.description,
+        "headers": headers,
+        "content": {
+            JSON: {
+                "schema": reference(ERRORS[family]),
+                "example": msgspec.json.decode(render(problem, family, _REQUEST_ID)),
+            }
+        },
+    }
+
+
+def reference(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the reference to a type's schema."""
+    return {"$ref": SCHEMAS.format(name=kind.__name__)}
