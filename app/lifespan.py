@@ -42,7 +42,7 @@ from app.gateway.upstream.adapter import BackendUpstream
 from app.health import Probes, Readiness
 from app.metrics import Metrics
 from app.settings import AppSettings, Surface
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from db.redis.connection import connect_hot, connect_patient, own_channel
 from db.redis.key_cache import RedisKeyCache

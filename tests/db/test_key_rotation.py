@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import Database
 from domain.keys import PepperRing
 from domain.limits import LimitKind

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import Database, UnitOfWork
 from db.revocations import Revocations
 from domain.keys import PepperRing, mint_pepper

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import Database, UnitOfWork
 from domain.keys import PepperRing
 from domain.limits import LimitKind, Limits

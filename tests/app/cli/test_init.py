@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from domain.first_key import FirstKey
 from domain.keys import PepperRing, parse

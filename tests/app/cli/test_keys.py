@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from domain.keys import PepperRing, parse
 from tests.app.cli.conftest import PEPPER, CommandLine

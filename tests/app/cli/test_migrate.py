@@ -5,7 +5,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.migrate import head
 from db.postgres import create_engine
 from domain.first_key import FirstKey

@@ -2,7 +2,7 @@ import pytest
 
 from app.embedded.first_start import migrate, mint
 from app.embedded.handover import FirstKeys, MigrateOrder, MintOrder
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from domain.keys import PepperRing, mint_pepper
 from domain.values import Principal, Role

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.gateway.key_uses import NOTE_AGAIN_AFTER_S, KeyUses
-from db.keys import KeyLookup
+from db.key_lookup import KeyLookup
 from db.postgres import Database
 from domain.keys import PepperRing, mint_pepper
 from domain.tenants import Actor, Found, KeyUse
