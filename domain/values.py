@@ -95,16 +95,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     def any_set(self) -> bool:
         """Tell whether anything is limited at all."""
-        return any(
-            limit is not None
-            for limit in (
-                self.requests_per_minute,
-                self.tokens_per_minute,
-                self.concurrency,
-                self.tokens_per_day,
-                self.tokens_per_month,
-            )
-        )
+        return self != NO_LIMITS
 
     def smallest_token_limit(self) -> int | None:
         """Return the smallest whole token limit: no request may ever need more than that."""
@@ -116,6 +107,9 @@ class Limits(msgspec.Struct, frozen=True):
             ),
             default=None,
         )
+
+
+NO_LIMITS = Limits()
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -37,23 +37,17 @@ class Holdings:
         self._unconfirmed = unconfirmed
         self._late = late
         self._now = now
-        self._open: dict[TenantId, dict[RequestId, Held]] = {}
+        self._open: dict[RequestId, Held] = {}
         self._seen: dict[KeyId, tuple[TenantId, float, Sequence[LimitState]]] = {}
         self._declared_at: dict[TenantId, float] = {}
 
     def opened(self, held: Held) -> None:
         """Note a reservation."""
-        self._open.setdefault(held.ask.tenant_id, {})[held.ask.request_id] = held
+        self._open[held.ask.request_id] = held
 
-    def closed(self, tenant_id: TenantId, request_id: RequestId) -> Held | None:
+    def closed(self, request_id: RequestId) -> Held | None:
         """Forget a reservation and return it; None if there was none."""
-        of_tenant = self._open.get(tenant_id)
-        if of_tenant is None:
-            return None
-        held = of_tenant.pop(request_id, None)
-        if not of_tenant:
-            del self._open[tenant_id]
-        return held
+        return self._open.pop(request_id, None)
 
     def saw(self, tenant_id: TenantId, key_id: KeyId, states: Sequence[LimitState]) -> None:
         """Note how the limits of a key and its tenant stood just now."""
@@ -65,7 +59,7 @@ class Holdings:
         """Return what Postgres may not know of a tenant, and Redis may have forgotten."""
         now = self._declared_at[tenant_id] = self._now()
         return Declaration(
-            running=tuple(self._open.get(tenant_id, {}).values()),
+            running=tuple(held for held in self._open.values() if held.ask.tenant_id == tenant_id),
             ended=(*self._late(tenant_id), *self._unaccounted(tenant_id)),
             levels=tuple(self._levels(tenant_id, now)),
         )

@@ -23,13 +23,17 @@ from db.redis.limits import LimitStore, OutsidePeriods
 from db.redis.multiplex import RedisUnreached
 from db.redis.recount_board import RecountBoard
 from domain.errors import LimitExceeded
-from domain.limits import Admitted, Ask, Held, LimitState, Refused
+from domain.limits import Admitted, Ask, Held, LimitState, PeriodBounds, Refused
 from domain.periods import bounds
 from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 
 MAX_TRIES: Final = 4
 ASK_AGAIN_S: Final = 0.01
+MAX_TRACKED: Final = 20_000
+
+
+_NEVER: Final = PeriodBounds(0, 0, 0, 0)
 
 
 class _Silence(NamedTuple):
@@ -78,6 +82,9 @@ class Limiter:
         # Seen without a limit of their own: whatever Redis has of them may lack requests that took nothing.
         self._untracked: set[TenantId | KeyId] = set()
         self._zones: dict[TenantId, str] = {}
+        # Whose counters are known to be right: nothing was left untracked since the principal was looked at.
+        self._tracked: dict[KeyId, Principal] = {}
+        self._periods: dict[str, tuple[PeriodBounds, PeriodBounds]] = {}
 
     def concerns(self, principal: Principal) -> bool:
         """Tell whether a request has to `take` anything."""
@@ -114,7 +121,7 @@ class Limiter:
         if not _is_limited(principal):
             await self._leave_untracked(tenant_id, principal.key_id)
             return ()
-        ask = _ask(principal, tenant_id, request_id, tokens, self._now_s())
+        ask = self._ask(principal, tenant_id, request_id, tokens, self._now_s())
         answer = await self._asked(ask, principal)
         if not isinstance(answer, _Silence):
             return answer
@@ -157,13 +164,15 @@ class Limiter:
         NotRecounted, RedisError
             Redis does not know, or is away.
         """
-        await self._track(principal, ask.tenant_id)
-        await self._reconcile(ask.tenant_id)
+        if principal is not self._tracked.get(principal.key_id):
+            await self._track(principal, ask.tenant_id)
+        if self._shares:
+            await self._reconcile(ask.tenant_id)
         for _ in range(MAX_TRIES):
             try:
                 answer = await self._store.take(ask, again=again)
             except OutsidePeriods as outside:
-                ask = _ask(principal, ask.tenant_id, ask.request_id, ask.tokens, outside.now_s)
+                ask = self._ask(principal, ask.tenant_id, ask.request_id, ask.tokens, outside.now_s)
                 continue
             if isinstance(answer, Admitted):
                 self._decided(ask, answer.states)
@@ -184,7 +193,18 @@ class Limiter:
     def _decided(self, ask: Ask, states: Sequence[LimitState]) -> None:
         self._patience.answered()
         self._holdings.saw(ask.tenant_id, ask.key_id, states)
-        self._shares.over(ask.tenant_id)
+        if self._shares:
+            self._shares.over(ask.tenant_id)
+
+    def _ask(
+        self, principal: Principal, tenant_id: TenantId, request_id: RequestId, tokens: int, now_s: float
+    ) -> Ask:
+        zone = principal.time_zone
+        day, month = self._periods.get(zone, (_NEVER, _NEVER))
+        if not (day.current <= now_s < day.next and month.current <= now_s < month.next):
+            day, month = self._periods[zone] = bounds(zone, datetime.fromtimestamp(now_s, UTC))
+        tenant_limits, key_limits = principal.tenant_limits, principal.key_limits
+        return Ask(request_id, tenant_id, principal.key_id, tenant_limits, key_limits, tokens, day, month)
 
     def _now_s(self) -> float:
         """Return the time by Redis's clock as far as it is known."""
@@ -197,13 +217,18 @@ class Limiter:
             limited.add(principal.key_id)
         if principal.tenant_limits.any_set():
             limited.add(tenant_id)
-        else:
+        elif tenant_id not in self._untracked:
+            self._tracked.clear()
             self._untracked.add(tenant_id)
         stale = limited & self._untracked
         zone = self._zones.setdefault(tenant_id, principal.time_zone)
         if not stale and zone == principal.time_zone:
+            if len(self._tracked) >= MAX_TRACKED:
+                self._tracked.clear()
+            self._tracked[principal.key_id] = principal
             return
         # Noted before it is done, so that requests that come meanwhile do not do it again.
+        self._tracked.clear()
         self._untracked -= stale
         self._zones[tenant_id] = principal.time_zone
         try:
@@ -215,6 +240,7 @@ class Limiter:
 
     async def _leave_untracked(self, tenant_id: TenantId, key_id: KeyId) -> None:
         """Have the counters made anew when limits are set one day: nobody counts meanwhile."""
+        self._tracked.clear()
         self._untracked |= {tenant_id, key_id}
         try:
             await self._store.forget(tenant_id)
@@ -223,7 +249,7 @@ class Limiter:
 
     def settle(self, tenant_id: TenantId, request_id: RequestId, tokens: int) -> None:
         """Replace a reservation by the fact, soon. Where nothing is reserved it changes nothing."""
-        held = self._holdings.closed(tenant_id, request_id)
+        held = self._holdings.closed(request_id)
         if held is not None:
             self._shares.settle(held, tokens)
         self._settlements.settle(tenant_id, request_id, tokens, is_owed=held is not None)
@@ -273,12 +299,6 @@ class AdoptedRecords:
         self._limiter = limiter
         waiting, self._waiting = self._waiting, []
         self.settle(waiting)
-
-
-def _ask(principal: Principal, tenant_id: TenantId, request_id: RequestId, tokens: int, now_s: float) -> Ask:
-    day, month = bounds(principal.time_zone, datetime.fromtimestamp(now_s, UTC))
-    tenant_limits, key_limits = principal.tenant_limits, principal.key_limits
-    return Ask(request_id, tenant_id, principal.key_id, tenant_limits, key_limits, tokens, day, month)
 
 
 def _is_limited(principal: Principal) -> bool:

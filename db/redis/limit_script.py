@@ -1,5 +1,6 @@
 """The scripts that count limits, and where they find a tenant's counters."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ def limit_script(name: str) -> RedisScript:
     return RedisScript(f"{common}\n{own}")
 
 
+@lru_cache(maxsize=4096)
 def tenant_prefix(tenant_id: TenantId) -> str:
     """Return what every key of a tenant's counters begins with; its hash tag keeps them on one node."""
     return f"nng:{{t:{tenant_id}}}"

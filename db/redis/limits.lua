@@ -46,12 +46,12 @@ end
 -- {'late', now} if whoever asked does not wait any more.
 local function take(request, process, key, numbers)
   local n = {struct.unpack('<ddddddddddddddddddddd', numbers)}
-  if now > n[20] then return {'late', now} end
+  local tokens, until_us, again = n[1], n[2], n[3] == 1
+  if now > until_us then return {'late', now} end
   if not has_epoch() then return {'unknown', now} end
-  if n[21] == 1 then settle(request, 0) end
-  local tokens = n[1]
-  local day, day_end = period_of_now(n[2], n[3], n[4], n[5])
-  local month, month_end = period_of_now(n[6], n[7], n[8], n[9])
+  if again then settle(request, 0) end
+  local day, day_end = period_of_now(n[4], n[5], n[6], n[7])
+  local month, month_end = period_of_now(n[8], n[9], n[10], n[11])
   if not day or not month then return {'periods', now} end
 
   local states = {}
@@ -62,8 +62,8 @@ local function take(request, process, key, numbers)
     if per_day >= 0 then states[#states + 1] = quota_state('d', day, day_end, scope, per_day, tokens) end
     if per_month >= 0 then states[#states + 1] = quota_state('m', month, month_end, scope, per_month, tokens) end
   end
-  judge('t', unpack(n, 10, 14))
-  judge(key, unpack(n, 15, 19))
+  judge('t', unpack(n, 12, 16))
+  judge(key, unpack(n, 17, 21))
 
   local answer = {'admitted', now, 0, 0}
   for place, state in ipairs(states) do
@@ -83,7 +83,7 @@ local function take(request, process, key, numbers)
   end
   local held = {
     process = process, key = key, at = now_s, tokens = tokens, day = day, day_end = day_end, month = month,
-    month_end = month_end, tenant_tpm = math.max(0, n[11]), key_tpm = math.max(0, n[16]),
+    month_end = month_end, tenant_tpm = math.max(0, n[13]), key_tpm = math.max(0, n[18]),
   }
   add_spent(held, tokens)
   add_running(held)

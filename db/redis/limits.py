@@ -16,7 +16,7 @@ import msgspec
 from db.redis.limit_script import limit_script, tenant_prefix
 from db.redis.multiplex import MultiplexedRedis, RedisAway
 from domain.limits import Admitted, Ask, LimitKind, Limits, LimitState, Refused, Unknown
-from domain.values import RequestId, TenantId
+from domain.values import KeyId, RequestId, TenantId
 
 _SCRIPT: Final = limit_script("limits.lua")
 _KINDS: Final = tuple(LimitKind)
@@ -24,7 +24,45 @@ _HEADER: Final = 4
 _SECOND_US: Final = 1_000_000
 _TRIES: Final = 3
 
-_pack = struct.Struct("<21d").pack
+_pack_terms = struct.Struct("<18d").pack
+_pack_asked = struct.Struct("<3d").pack
+MAX_TERMS: Final = 20_000
+
+
+class _Terms:
+    """What of an ask is the same from one request of a key to the next, as the script wants it.
+
+    `limited` are the limits that are set, in the order in which the script tells how they stand.
+    """
+
+    __slots__ = ("_ask", "keys", "limited", "packed")
+
+    def __init__(self, ask: Ask) -> None:
+        day, month = ask.day, ask.month
+        self._ask = ask
+        self.keys = (tenant_prefix(ask.tenant_id),)
+        self.packed = _pack_terms(
+            *(day.previous, day.current, day.next, day.end),
+            *(month.previous, month.current, month.next, month.end),
+            *_numbers(ask.tenant_limits),
+            *_numbers(ask.key_limits),
+        )
+        self.limited = tuple(
+            (kind, scope, limit)
+            for scope, limits in (("tenant", ask.tenant_limits), ("key", ask.key_limits))
+            for kind, limit in zip(_KINDS, msgspec.structs.astuple(limits), strict=True)
+            if limit is not None
+        )
+
+    def are_those_of(self, ask: Ask) -> bool:
+        """Tell whether an ask says the same. Its parts are the very objects as long as nothing changes."""
+        own = self._ask
+        return (
+            ask.day is own.day
+            and ask.month is own.month
+            and ask.tenant_limits is own.tenant_limits
+            and ask.key_limits is own.key_limits
+        )
 
 
 class OutsidePeriods(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -59,6 +97,7 @@ class LimitStore:
         self._process_id = process_id
         self._now = now
         self._ahead_s: float | None = None
+        self._terms: dict[KeyId, _Terms] = {}
 
     @property
     def now_s(self) -> float | None:
@@ -81,55 +120,46 @@ class LimitStore:
         if self._ahead_s is None:
             seconds, microseconds = cast("list[bytes]", await self.redis.call("TIME"))
             self._saw(int(seconds) * _SECOND_US + int(microseconds))
+        terms = self._terms_of(ask)
         for _ in range(_TRIES):
-            answer = await self._take(ask, again=again)
+            answer = await self._take(ask, terms, again=again)
             if answer[0] != b"late":
-                return self._decision(answer, ask.tenant_limits, ask.key_limits)
+                return self._decision(answer, terms)
             # Its clock has jumped, or this process was held up: ask again by the time it told.
             self._saw(cast("int", answer[1]))
         raise RedisAway("Redis answers too late")
 
-    async def _take(self, ask: Ask, *, again: bool) -> list[bytes | int]:
-        tenant, key, day, month = ask.tenant_limits, ask.key_limits, ask.day, ask.month
+    def _terms_of(self, ask: Ask) -> _Terms:
+        terms = self._terms.get(ask.key_id)
+        if terms is None or not terms.are_those_of(ask):
+            if len(self._terms) >= MAX_TERMS:
+                self._terms.clear()
+            terms = self._terms[ask.key_id] = _Terms(ask)
+        return terms
+
+    async def _take(self, ask: Ask, terms: _Terms, *, again: bool) -> list[bytes | int]:
         # Redis acts upon nothing that comes to its turn when nobody waits for it any more: it would be held for ever.
         until_us = (self._now() + (self._ahead_s or 0.0) + self.redis.timeout_s) * _SECOND_US
-        numbers = _pack(
-            ask.tokens,
-            day.previous,
-            day.current,
-            day.next,
-            day.end,
-            month.previous,
-            month.current,
-            month.next,
-            month.end,
-            *_numbers(tenant),
-            *_numbers(key),
-            until_us,
-            again,
-        )
         try:
             answer = await self.redis.run(
                 _SCRIPT,
-                (tenant_prefix(ask.tenant_id),),
+                terms.keys,
                 "take",
                 ask.request_id.bytes,
                 self._process_id,
                 ask.key_id.bytes,
-                numbers,
+                _pack_asked(ask.tokens, until_us, again) + terms.packed,
             )
         except asyncio.CancelledError:
             # The reservation was made or is under way, and its owner is gone.
-            self.redis.send_on(_SCRIPT, (tenant_prefix(ask.tenant_id),), "settle", ask.request_id.bytes, 0)
+            self.redis.send_on(_SCRIPT, terms.keys, "settle", ask.request_id.bytes, 0)
             raise
         return cast("list[bytes | int]", answer)
 
     def _saw(self, now_us: int) -> None:
         self._ahead_s = now_us / _SECOND_US - self._now()
 
-    def _decision(
-        self, answer: list[bytes | int], tenant: Limits, key: Limits
-    ) -> Admitted | Refused | Unknown:
+    def _decision(self, answer: list[bytes | int], terms: _Terms) -> Admitted | Refused | Unknown:
         verdict, now_us = answer[0], cast("int", answer[1])
         self._saw(now_us)
         now_s = now_us // _SECOND_US
@@ -138,15 +168,11 @@ class LimitStore:
         if verdict == b"periods":
             raise OutsidePeriods(now_s)
         numbers = cast("list[int]", answer)
-        limited = [
-            (kind, scope, limit)
-            for scope, limits in (("tenant", tenant), ("key", key))
-            for kind, limit in zip(_KINDS, msgspec.structs.astuple(limits), strict=True)
-            if limit is not None
-        ]
         states = tuple(
-            LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
-            for at, (kind, scope, limit) in zip(itertools.count(_HEADER, 2), limited, strict=False)
+            [
+                LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
+                for at, (kind, scope, limit) in zip(itertools.count(_HEADER, 2), terms.limited, strict=False)
+            ]
         )
         if verdict == b"admitted":
             return Admitted(states, now_s)
