@@ -35,7 +35,7 @@ migrate-check:
 soak *args:
     NNG_SOAK=1 uv run pytest --timeout=3600 {{ args }}
 
-# what a request costs, compared on this machine
+# what a request costs, compared on this machine; docs/evidence lists the other benchmarks
 bench *args:
     uv run python -m bench {{ args }}
 
