@@ -1,1 +1,1 @@
-"""What a request costs on this machine, compared with its neighbours. Start with `python -m bench`."""
+"""What things cost on this machine. Start with `python -m bench`; docs/evidence lists the other benchmarks."""

@@ -16,10 +16,8 @@ import uvloop
 
 from bench import targets
 from bench.measure import QUICK, SECTIONS, Backends, Bench, Scale
-from bench.processes import Cores, split_cores
+from bench.processes import REPOSITORY, Cores, split_cores
 from bench.report import BEFORE, LIMITED, SUBJECT, Results, as_json, as_table, this_machine
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 async def measure(

@@ -89,9 +89,3 @@ async def crowd(ports: Sequence[int], callers: int) -> AsyncIterator[Crowd]:
         for caller in connected:
             caller.leave()
         await asyncio.sleep(0)  # the sockets close in the next turn of the loop
-
-
-def request(path: str, body: bytes, key: str) -> bytes:
-    """Return the bytes of one POST."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body

@@ -10,7 +10,8 @@ from typing import cast
 
 import httptools
 
-OK = 200
+from bench.wire import OK
+
 OPEN_WITHIN_S = 20.0
 _POLL_S = 0.005
 

@@ -5,13 +5,14 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import httpx
 import msgspec
 
 from bench.load import Counts, begun, clients, connect
 from bench.processes import cpu_s, resident_bytes
-from bench.report import Results
+from bench.report import Results, percentile
 from bench.targets import MODEL, Target
 
 CHAT = "/api/chat"
@@ -22,22 +23,25 @@ ANSWER_TOKENS = 150
 CHUNKS_PER_SECOND = 50
 STREAM_TOKENS = 5000
 """More than any stream here lives for."""
-_WARM_UP_S = 0.25
-_SPREAD_S = 0.5
-_ARRIVALS_S = 1.0
-"""Idle streams come one after another: what a burst of connections needs for a moment is another question."""
 _GONE_WITHIN_S = 5.0
 _MEMORY_SETTLES_S = 0.3
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is measured."""
+    """How much is measured.
+
+    Idle streams come one after another over `arrival_seconds`: what a burst of connections needs for a moment is
+    another question. Paced streams begin at moments spread over `spread_seconds`, so that they do not beat together.
+    """
 
     rounds: int = 5
+    warm_up_seconds: float = 0.25
     seconds: float = 1.2
     latency_seconds: float = 0.8
     stream_seconds: float = 2.0
+    spread_seconds: float = 0.5
     streams: int = 200
+    arrival_seconds: float = 1.0
     idle_streams: int = 500
     leavers: int = 60
 
@@ -90,6 +94,13 @@ class Backends:
             answer.raise_for_status()
 
 
+class Watched(NamedTuple):
+    """What a target did in a while: how often, and at which price for each time."""
+
+    per_s: float
+    cpu_us: float
+
+
 class Bench:
     """All measurements over one set of targets.
 
@@ -132,12 +143,12 @@ class Bench:
         async for target in self._turns(self._targets):
             request = target.request(CHAT, chat(stream=False))
             async with clients(target.port, request, connections) as counts:
-                await asyncio.sleep(_WARM_UP_S)
-                answered, began, cpu = counts.answered, time.perf_counter(), cpu_s(target.pids)
-                await asyncio.sleep(self._scale.seconds)
-                answered, spent = counts.answered - answered, cpu_s(target.pids) - cpu
-                rate.add(target.name, answered / (time.perf_counter() - began))
-                cost.add(target.name, spent / max(1, answered) * 1e6)
+                await asyncio.sleep(self._scale.warm_up_seconds)
+                watched = await _watch(
+                    target, counts, lambda counts: counts.answered, seconds=self._scale.seconds
+                )
+            rate.add(target.name, watched.per_s)
+            cost.add(target.name, watched.cpu_us)
             self._results.count(target.name, counts)
 
     async def latency(self) -> None:
@@ -164,15 +175,15 @@ class Bench:
         async for target in self._turns(self._relaying):
             request = target.request(path, chat(stream=True))
             async with clients(
-                target.port, request, self._scale.streams, mark=mark, spread_s=_SPREAD_S
+                target.port, request, self._scale.streams, mark=mark, spread_s=self._scale.spread_seconds
             ) as counts:
                 await begun(counts, self._scale.streams)
-                await asyncio.sleep(_WARM_UP_S)
-                records, began, cpu = counts.records, time.perf_counter(), cpu_s(target.pids)
-                await asyncio.sleep(self._scale.stream_seconds)
-                records, spent = counts.records - records, cpu_s(target.pids) - cpu
-                pace.add(target.name, records / (time.perf_counter() - began))
-                cost.add(target.name, spent / max(1, records) * 1e6)
+                await asyncio.sleep(self._scale.warm_up_seconds)
+                watched = await _watch(
+                    target, counts, lambda counts: counts.records, seconds=self._scale.stream_seconds
+                )
+            pace.add(target.name, watched.per_s)
+            cost.add(target.name, watched.cpu_us)
             self._results.count(target.name, counts)
 
     async def memory(self) -> None:
@@ -184,7 +195,9 @@ class Bench:
                 request = target.request(CHAT, chat(stream=True))
                 streams = self._scale.idle_streams
                 before = resident_bytes(target.pids)
-                async with clients(target.port, request, streams, spread_s=_ARRIVALS_S) as counts:
+                async with clients(
+                    target.port, request, streams, spread_s=self._scale.arrival_seconds
+                ) as counts:
                     await begun(counts, streams)
                     await asyncio.sleep(_MEMORY_SETTLES_S)
                     grown = resident_bytes(target.pids) - before
@@ -224,7 +237,7 @@ class Bench:
         found: dict[str, list[list[float]]] = {target.name: [] for target in self._relaying}
         async for target in self._turns(self._relaying):
             async with clients(target.port, target.request(path, body), 1) as counts:
-                await asyncio.sleep(_WARM_UP_S)
+                await asyncio.sleep(self._scale.warm_up_seconds)
                 warm = len(times(counts))
                 await asyncio.sleep(self._scale.latency_seconds)
                 found[target.name].append(times(counts)[warm:])
@@ -245,16 +258,20 @@ class Bench:
                     added.add(name, (percentile(times, 50) - percentile(theirs, 50)) * 1e3)
 
 
+async def _watch(
+    target: Target, counts: Counts, events: Callable[[Counts], int], *, seconds: float
+) -> Watched:
+    """Look at a busy target for so many seconds."""
+    before, began, cpu = events(counts), time.perf_counter(), cpu_s(target.pids)
+    await asyncio.sleep(seconds)
+    number, spent = events(counts) - before, cpu_s(target.pids) - cpu
+    return Watched(number / (time.perf_counter() - began), spent / max(1, number) * 1e6)
+
+
 def chat(*, stream: bool) -> dict[str, object]:
     """Return a chat request of about a kilobyte, in the words both APIs share."""
     content = "why is the sky blue? " * (REQUEST_BYTES // 21 - 4)
     return {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": content}]}
-
-
-def percentile(values: Sequence[float], share: int) -> float:
-    """Return the smallest value that `share` percent of the values do not exceed; 0 of nothing."""
-    ranked = sorted(values)
-    return ranked[max(0, -(-len(ranked) * share // 100) - 1)] if ranked else 0.0
 
 
 Section = Callable[[Bench], Awaitable[None]]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+REPOSITORY = Path(__file__).parents[1]
 STOP_S = 20.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SCHEDULED_TIME = 2

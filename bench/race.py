@@ -10,26 +10,23 @@ head of their answer, refusals included. Exit code 1 if any round let in more th
 import argparse
 import itertools
 import json
-import os
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import uvloop
 
-from bench.crowd import Answer, crowd, request
-from bench.site import CORES, OK, PROCESSES, SLOW, gateway, spread, until_ready
-from db.postgres import Database, create_engine
-from domain.keys import PepperRing
+from bench.crowd import Answer, crowd
+from bench.report import spread, this_machine
+from bench.site import SLOW, Site, running_site
+from bench.tenants import tenants_of
+from bench.wire import OK, post
 from domain.limits import LimitKind
 from domain.requests import parse_request
 from domain.reservations import reserve
 from domain.routes import inference_routes
-from domain.tenants import Actor
 
 CALLERS = (20, 1000)
 ROUNDS = 10
@@ -120,34 +117,23 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join((head, "| --- |" + " ---: |" * (len(columns) - 1), *(each.row() for each in outcomes)))
 
 
-async def measure(
-    ports: Sequence[int], environ: Mapping[str, str], *, rounds: int, callers: Sequence[int]
-) -> list[Outcome]:
+async def measure(site: Site, *, rounds: int, callers: Sequence[int]) -> list[Outcome]:
     """Run every race with every number of callers."""
-    for port in ports:
-        await until_ready(port)
+    await site.ready()
     outcomes = [Outcome(race, number) for number in callers for race in RACES]
-    database = Database(create_engine(environ["DATABASE_URL"], application_name="bench"))
-    peppers = PepperRing.parse(environ["GATEWAY_KEY_PEPPER"])
-    names = (f"race-{number}" for number in itertools.count(1))
-    try:
-        for _, outcome in itertools.product(range(rounds), outcomes):
-            async with database.unit_of_work(Actor("bench")) as work:
-                name = next(names)
-                tenant = await work.tenants.create(name, name, allow_all_models=True)
-                await work.limits(tenant.id).set({outcome.race.kind: outcome.race.limit})
-                issued = await work.keys(tenant.id).create("bench", peppers=peppers)
-            await _run(outcome, ports, issued.minted.reveal())
+    async with tenants_of(site.environ) as tenants:
+        for number, outcome in itertools.product(range(rounds), outcomes):
+            slug = f"race-{number}-{outcomes.index(outcome)}"
+            (key,) = await tenants.add(slug, limits={outcome.race.kind: outcome.race.limit})
+            await _run(outcome, site.ports, key.text)
             print(".", end="", file=sys.stderr, flush=True)
-    finally:
-        await database.aclose()
     return outcomes
 
 
 async def _run(outcome: Outcome, ports: Sequence[int], key: str) -> None:
     async with crowd(ports, outcome.callers) as waiting:
         began = time.perf_counter()
-        answers = await waiting.ask(request(PATH, BODY, key))
+        answers = await waiting.ask(post(PATH, BODY, key))
         outcome.add(answers, took_s=time.perf_counter() - began)
 
 
@@ -163,13 +149,11 @@ def main() -> int:
     options = parser.parse_args()
     timeout_ms, rounds = options.redis_timeout_ms, options.rounds
     settings = {} if timeout_ms is None else {"GATEWAY_REDIS_TIMEOUT_MS": timeout_ms}
-    with tempfile.TemporaryDirectory(prefix="nng-bench-") as directory:
-        Path(directory).chmod(0o755)
-        before = os.getloadavg()[0]
-        with gateway(Path(directory), settings) as (ports, environ):
-            outcomes = uvloop.run(measure(ports, environ, rounds=rounds, callers=CALLERS))
+    machine = this_machine()
+    with running_site(settings) as site:
+        outcomes = uvloop.run(measure(site, rounds=rounds, callers=CALLERS))
     print(file=sys.stderr)
-    print(f"{PROCESSES} processes, {len(CORES)} cores, load average before {before:.1f}")
+    print(f"{machine}.\n{len(site.ports)} processes.\n")
     print(table(outcomes))
     return 1 if any(outcome.overshoot for outcome in outcomes) else 0
 

@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,19 @@ LIMITED = "limited"
 BEFORE = "before"
 RATIOS = ((SUBJECT, "nginx"), (SUBJECT, BEFORE), (LIMITED, "nginx"), (LIMITED, SUBJECT))
 """Whose figures are divided by whose, round by round, where both were measured."""
+SPREAD: Mapping[str, int] = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+"""The percentiles that tell how values are spread."""
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """Return the smallest value that `share` percent of the values do not exceed; 0 of nothing."""
+    ranked = sorted(values)
+    return ranked[max(0, -(-len(ranked) * share // 100) - 1)] if ranked else 0.0
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Return what `SPREAD` names of the values."""
+    return [percentile(values, share) for share in SPREAD.values()]
 
 
 class Summary(msgspec.Struct, frozen=True):

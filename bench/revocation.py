@@ -6,34 +6,26 @@ as many subscribers through Redis by a program that does nothing else. Times cou
 acknowledged. Rounds by plain SQL and by the repository (what the command line uses) alternate; then come rounds with
 the worker stopped and with Redis stopped, in both of which only each process's own look at Postgres is left.
 
-It runs for about two minutes. `--markdown` prints tables, as docs/evidence/0004-revocation.md has them.
+It runs for about two minutes. `--markdown` prints tables, as docs/evidence/0003-revocation.md has them.
 """
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import uvloop
 
-from bench.report import this_machine
-from bench.revocation_rig import PROCESSES, REQUESTS_PER_S, Rig, Rounds, Way, site
+from bench.report import SPREAD, spread, this_machine
+from bench.revocation_rig import REQUESTS_PER_S, Rig, Rounds, Way
+from bench.site import running_site
 
 MS = 1000
-QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 NEWS_BARS_MS = {"refused": 50.0, "cut": 100.0, "let_go": 150.0}
 OUTAGE_BAR_MS = 2000.0
 
 
-def spread(values: Iterable[float]) -> list[float]:
-    """Return the quantiles of times in seconds, in milliseconds; the nearest rank above counts."""
-    ordered = sorted(values)
-    return [ordered[min(len(ordered) - 1, int(len(ordered) * q))] * MS for q in QUANTILES.values()]
-
-
 def rows(rounds: Sequence[Rounds]) -> list[tuple[str, str, list[float], str]]:
-    """Return every line of the table: under which circumstances, what, its quantiles in ms, its bar for p99."""
+    """Return every line of the table: under which circumstances, what, its spread in ms, its bar for p99."""
     found = []
     for each in rounds:
         bars = {
@@ -43,7 +35,7 @@ def rows(rounds: Sequence[Rounds]) -> list[tuple[str, str, list[float], str]]:
         }
         for name, words in Rounds.WORDS.items():
             bar = bars[name]
-            values = each.times[name]
+            values = [seconds * MS for seconds in each.times[name]]
             if values:
                 found.append((each.way.value, words, spread(values), "" if bar is None else f"<= {bar:,.0f}"))
     return found
@@ -51,7 +43,7 @@ def rows(rounds: Sequence[Rounds]) -> list[tuple[str, str, list[float], str]]:
 
 def as_table(rounds: Sequence[Rounds]) -> list[str]:
     """Return the table for a terminal."""
-    head = f"{'ms after the commit':<68}" + "".join(f"{name:>9}" for name in QUANTILES)
+    head = f"{'ms after the commit':<68}" + "".join(f"{name:>9}" for name in SPREAD)
     lines = [head]
     for circumstances, words, values, bar in rows(rounds):
         lines.append(
@@ -63,26 +55,26 @@ def as_table(rounds: Sequence[Rounds]) -> list[str]:
 def as_markdown(rounds: Sequence[Rounds]) -> list[str]:
     """Return the same as a table in Markdown."""
     lines = [
-        f"| Revoked | ms after the commit | {' | '.join(QUANTILES)} | bar for p99 |",
-        f"| --- | --- | {' | '.join('---:' for _ in QUANTILES)} | ---: |",
+        f"| Revoked | ms after the commit | {' | '.join(SPREAD)} | bar for p99 |",
+        f"| --- | --- | {' | '.join('---:' for _ in SPREAD)} | ---: |",
     ]
     for circumstances, words, values, bar in rows(rounds):
         lines.append(f"| {circumstances} | {words} | {' | '.join(f'{v:,.1f}' for v in values)} | {bar} |")
     return lines
 
 
-async def measure(running: Rig, *, number: int, outages: int) -> list[Rounds]:
+async def measure(rig: Rig, *, number: int, outages: int) -> list[Rounds]:
     """Run all rounds under load."""
-    async with running.loaded(2 * number + 2 * outages):
+    async with rig.loaded(2 * number + 2 * outages):
         by_news = [Rounds(Way.SQL), Rounds(Way.REPOSITORY)]
         for _ in range(number):
             for rounds in by_news:
-                await running.round(rounds)
+                await rig.round(rounds)
         stopped = [Rounds(Way.WITHOUT_WORKER), Rounds(Way.WITHOUT_REDIS)]
         for rounds in stopped:
-            with running.stopped(rounds.way):
+            with rig.stopped(rounds.way):
                 for _ in range(outages):
-                    await running.round(rounds)
+                    await rig.round(rounds)
     return [*by_news, *stopped]
 
 
@@ -90,18 +82,15 @@ def main() -> int:
     """Measure and print; 1 if a request of the load failed while nothing was stopped."""
     options = _options()
     machine = this_machine()
-    with tempfile.TemporaryDirectory(prefix="nng-bench-") as directory:
-        Path(directory).chmod(0o755)
-        with site(Path(directory)) as running:
-            rounds = uvloop.run(measure(running, number=options.rounds, outages=options.outages))
+    with running_site() as site:
+        rig = Rig(site)
+        rounds = uvloop.run(measure(rig, number=options.rounds, outages=options.outages))
     print(file=sys.stderr)
     counts = ", ".join(f"{len(each.times['commit'])} {each.way.value}" for each in rounds)
-    print(f"{machine}.\n{PROCESSES} processes. Revocations: {counts}.")
-    print(
-        f"Beside them {running.load:,} requests at {REQUESTS_PER_S}/s, of which {running.load_failed} failed.\n"
-    )
+    print(f"{machine}.\n{len(site.ports)} processes. Revocations: {counts}.")
+    print(f"Beside them {rig.load:,} requests at {REQUESTS_PER_S}/s, of which {rig.load_failed} failed.\n")
     print("\n".join(as_markdown(rounds) if options.markdown else as_table(rounds)))
-    return 1 if running.load_failed else 0
+    return 1 if rig.load_failed else 0
 
 
 def _options() -> argparse.Namespace:

@@ -7,16 +7,15 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import asyncpg
 import uvloop
 from pydantic import SecretStr
 
+from bench.processes import REPOSITORY
 from db.redis.connection import connect_patient
 
 CHANNEL = "bench_floor"
-REPOSITORY = Path(__file__).parents[1]
 
 
 class Floor:

@@ -1,31 +1,36 @@
 """What is measured: the simulated Ollama itself, nginx, the server's floor, and the whole gateway."""
 
+import asyncio
 import json
 import os
 import shutil
 import socket
-import subprocess  # nosec B404
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.embedded import ports
+from app.embedded.environment import neutral_environment
 from app.embedded.process import children_of
-from bench.processes import Cores, first_line, pin, running
+from app.embedded.running import running_environment
+from bench.processes import REPOSITORY, Cores, first_line, pin, running
+from bench.tenants import tenants_of
+from bench.wire import post
+from domain.limits import LimitKind
 
 MODEL = "llama3.2"
 _CONNECT_WITHIN_S = 10.0
 _PAUSE_S = 0.02
-_REPOSITORY = Path(__file__).parents[1]
 _WIDE = {
-    "requests-per-minute": 100_000_000,
-    "tokens-per-minute": 100_000_000,
-    "concurrency": 100_000,
-    "tokens-per-day": 10**14,
-    "tokens-per-month": 10**15,
+    LimitKind.REQUESTS_PER_MINUTE: 100_000_000,
+    LimitKind.TOKENS_PER_MINUTE: 100_000_000,
+    LimitKind.CONCURRENCY: 100_000,
+    LimitKind.TOKENS_PER_DAY: 10**14,
+    LimitKind.TOKENS_PER_MONTH: 10**15,
 }
 
 _NGINX = """
@@ -70,22 +75,25 @@ class Target:
     pids: tuple[int, ...]
     key: str | None = None
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
     def request(self, path: str, body: dict[str, object]) -> bytes:
         """Return the bytes of one POST."""
-        content = json.dumps(body).encode()
-        key = "" if self.key is None else f"Authorization: Bearer {self.key}\r\n"
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{key}"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        )
-        return head.encode() + content
+        return post(path, json.dumps(body).encode(), self.key)
 
 
 @contextmanager
-def simulator(name: str, cores: frozenset[int]) -> Iterator[Target]:
-    """Run a simulated Ollama whose answers take no time."""
-    words = ("--name", name, "--models", MODEL, "--token-interval-ms", "0", "--exit-with-parent")
-    with running((sys.executable, "-m", "app.simulator", *words), cores=cores, cwd=_REPOSITORY) as child:
+def simulator(name: str, cores: frozenset[int], *words: str, model: str = MODEL) -> Iterator[Target]:
+    """Run a simulated Ollama whose answers take no time, or one that is told otherwise by `words`."""
+    command = (
+        *(sys.executable, "-m", "app.simulator", "--name", name, "--models", model),
+        *("--exit-with-parent", *(words or ("--token-interval-ms", "0"))),
+    )
+    environ = neutral_environment(os.environ)
+    with running(command, cores=cores, environ=environ, cwd=REPOSITORY) as child:
         ready = json.loads(first_line(child))
         yield Target(name, int(ready["url"].rpartition(":")[2]), (child.pid,))
 
@@ -93,9 +101,9 @@ def simulator(name: str, cores: frozenset[int]) -> Iterator[Target]:
 @contextmanager
 def floor(cores: Cores) -> Iterator[Target]:
     """Run an application on granian that does next to nothing."""
-    port = _free_port()
+    port = ports.pick()
     command = (sys.executable, "-m", "bench.floor", str(port))
-    with running(command, cores=cores.target, cwd=_REPOSITORY) as child:
+    with running(command, cores=cores.target, cwd=REPOSITORY) as child:
         first_line(child)
         _until_listening(port)
         yield Target("granian", port, (child.pid, *children_of(child.pid)))
@@ -109,7 +117,7 @@ def nginx_program() -> str | None:
 @contextmanager
 def nginx(program: str, backend: Target, cores: Cores) -> Iterator[Target]:
     """Run nginx as a plain proxy with one worker."""
-    port = _free_port()
+    port = ports.pick()
     with tempfile.TemporaryDirectory(prefix="nng-bench-") as directory:
         config = Path(directory) / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
@@ -132,54 +140,61 @@ def gateway(
     With a name for `limited` there is a second target of that name: the same processes, asked by a tenant and a key
     that both have every limit, wide ones.
     """
-    address = f"http://127.0.0.1:{backend.port}"
-    ours = {
-        "PYTHONPATH": str(checkout),
-        "OLLAMA_BACKENDS": json.dumps([{"name": "bench", "base_url": address}]),
+    settings = {
+        "OLLAMA_BACKENDS": json.dumps([{"name": "bench", "base_url": backend.url}]),
         "GATEWAY_LOG_FORMAT": "json",
     }
+    with up(settings, cores=cores.others, checkout=checkout) as running_gateway:
+        pids = running_gateway.pids
+        for pid in pids:
+            pin(pid, cores.target)
+        free = Target(name, running_gateway.port, pids, key=running_gateway.key)
+        found = [free]
+        if limited is not None:
+            key = asyncio.run(_limited_key(limited, running_gateway.environ()))
+            found.append(replace(free, name=limited, key=key))
+        yield found
+
+
+@dataclass(frozen=True)
+class Up:
+    """A running `up`: its process, its app processes, where they listen, a tenant's key, and its files."""
+
+    pid: int
+    pids: tuple[int, ...]
+    port: int
+    key: str
+    state: Path
+
+    def environ(self) -> Mapping[str, str]:
+        """Return the settings of its processes, secrets included."""
+        found = running_environment(self.state)
+        if found is None:
+            raise RuntimeError("the gateway has gone")
+        return found
+
+
+@contextmanager
+def up(settings: Mapping[str, str], *, cores: frozenset[int], checkout: Path = REPOSITORY) -> Iterator[Up]:
+    """Run `up` of a checkout with these settings and no others, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="nng-bench-") as directory:
-        errors = Path(directory) / "log"
-        state = str(Path(directory) / "state")
-        command = (sys.executable, "-P", "-m", "app", "up", "--json", "--port", "0", "--state-dir", state)
-        environ = _neutral_environment() | ours
-        with running(command, cores=cores.others, environ=environ, cwd=checkout, errors=errors) as child:
-            ready = json.loads(first_line(child, errors))
-            pids = tuple(ready["pids"]["app"])
-            for pid in pids:
-                pin(pid, cores.target)
-            free = Target(name, int(ready["url"].rpartition(":")[2]), pids, key=ready["tenant_key"])
-            found = [free]
-            if limited is not None:
-                found.append(replace(free, name=limited, key=_limited_key(limited, state, checkout, environ)))
-            yield found
+        errors, state = Path(directory) / "log", Path(directory) / "state"
+        words = ("-P", "-m", "app", "up", "--json", "--port", "0", "--state-dir", str(state))
+        # What this machine's user has configured for a gateway of their own must not be measured.
+        environ = neutral_environment(os.environ) | {"PYTHONPATH": str(checkout), **settings}
+        with running(
+            (sys.executable, *words), cores=cores, environ=environ, cwd=checkout, errors=errors
+        ) as child:
+            told = json.loads(first_line(child, errors))
+            port = int(told["url"].rpartition(":")[2])
+            yield Up(child.pid, tuple(told["pids"]["app"]), port, told["tenant_key"], state)
 
 
-def _limited_key(slug: str, state: str, checkout: Path, environ: dict[str, str]) -> str:
+async def _limited_key(slug: str, environ: Mapping[str, str]) -> str:
     """Make a tenant and a key with every limit, and return the key."""
-
-    def run(*words: str) -> str:
-        command = (sys.executable, "-P", "-m", "app", *words, "--state-dir", state)
-        done = subprocess.run(command, env=environ, cwd=checkout, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    run("tenants", "create", slug, "--all-models")
-    key = run("keys", "create", "bench", "--tenant", slug)
-    wide = [word for name, limit in _WIDE.items() for word in (f"--{name}", str(limit))]
-    run("limits", "set", "--tenant", slug, *wide)
-    run("limits", "set", "--tenant", slug, "--key", key[: len("nng_") + 8], *wide)
-    return key
-
-
-def _neutral_environment() -> dict[str, str]:
-    # What this machine's user has configured for a gateway of their own must not be measured.
-    prefixes = ("GATEWAY_", "OLLAMA_", "DATABASE_", "REDIS_", "MODEL_DISCOVERY_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    async with tenants_of(environ) as tenants:
+        (key,) = await tenants.add(slug, limits=_WIDE, key_limits=_WIDE)
+    return key.text
 
 
 def _until_listening(port: int) -> None:

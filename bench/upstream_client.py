@@ -2,7 +2,7 @@
 
 Run `python -m bench.upstream_client`. A trivial server runs in a child process on another core; what is
 reported is user + system time of this process alone, per request (1 KB JSON both ways) and per relayed chunk.
-Rounds are interleaved over the clients and the median is shown. It stops by itself after about a minute.
+Rounds are interleaved over the clients and the median is shown. It stops by itself after one or two minutes.
 """
 
 import argparse
@@ -103,12 +103,7 @@ class Patience:
 @contextlib.asynccontextmanager
 async def own(port: int) -> AsyncIterator[Call]:
     """Our transport, as the relay calls it."""
-    upstream = BackendUpstream(
-        name="bench",
-        base_url=f"http://127.0.0.1:{port}",
-        headers={"Authorization": "Bearer t"},
-        deadlines=Patience(),
-    )
+    upstream = _upstream(port)
 
     async def call(path: bytes) -> int:
         answer = await upstream.post(path, REQUEST_BODY, request_id=b"0" * 36, traceparent=None)
@@ -119,6 +114,15 @@ async def own(port: int) -> AsyncIterator[Call]:
 
     yield call
     await upstream.aclose()
+
+
+def _upstream(port: int) -> BackendUpstream:
+    return BackendUpstream(
+        name="bench",
+        base_url=f"http://127.0.0.1:{port}",
+        headers={"Authorization": "Bearer t"},
+        deadlines=Patience(),
+    )
 
 
 async def _drain(answer: BackendAnswer) -> int:
@@ -157,12 +161,7 @@ class _OwnTransport(httpx.AsyncBaseTransport):
 @contextlib.asynccontextmanager
 async def own_behind_httpx(port: int) -> AsyncIterator[Call]:
     """Our transport behind httpx's Request and Response, called directly."""
-    upstream = BackendUpstream(
-        name="bench",
-        base_url=f"http://127.0.0.1:{port}",
-        headers={"Authorization": "Bearer t"},
-        deadlines=Patience(),
-    )
+    upstream = _upstream(port)
     transport = _OwnTransport(upstream)
     base = httpx.URL(f"http://127.0.0.1:{port}")
 

@@ -10,7 +10,16 @@ from bench.processes import split_cores
 from bench.report import Results, as_json, as_table, this_machine
 
 MOMENTS = Scale(
-    rounds=1, seconds=0.1, latency_seconds=0.1, stream_seconds=0.2, streams=10, idle_streams=10, leavers=3
+    rounds=1,
+    warm_up_seconds=0.05,
+    seconds=0.1,
+    latency_seconds=0.1,
+    stream_seconds=0.1,
+    spread_seconds=0.1,
+    streams=10,
+    arrival_seconds=0.1,
+    idle_streams=10,
+    leavers=3,
 )
 
 

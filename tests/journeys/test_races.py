@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from bench.crowd import crowd, request
+from bench.crowd import crowd
+from bench.wire import post
 from tests.support.asking import MODEL, NATIVE_STREAM, ask
 from tests.support.counts import count
 from tests.support.gateway import Gateway
@@ -102,7 +103,7 @@ async def test_of_a_thousand_at_once_exactly_as_many_as_fit_are_served(four: Fou
     for _ in range(ROUNDS):
         key = await four.limited.key(**{kind: fit * each})
         async with crowd(four.ports, CALLERS) as callers:
-            answers = await callers.ask(request(NATIVE_STREAM.path, BODY, key.text))
+            answers = await callers.ask(post(NATIVE_STREAM.path, BODY, key.text))
 
         assert Counter(answer.status for answer in answers) == {OK: fit, TOO_MANY: CALLERS - fit}
         assert Counter(answer.port for answer in answers) == dict.fromkeys(four.ports, CALLERS // PROCESSES)
