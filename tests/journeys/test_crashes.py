@@ -72,12 +72,12 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ins
         stack.callback(valkey.kill)
         postgres.start()
         valkey.start()
-        await migrate.upgrade(postgres.url())
+        await migrate.upgrade(postgres.url)
         ollama = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=30, token_interval_ms=60)
         stack.push_async_callback(ollama.stop)
         gateway = Gateway(
-            database_url=postgres.url(),
-            redis_url=valkey.url(),
+            database_url=postgres.url,
+            redis_url=valkey.url,
             backends=[ollama],
             directory=directory,
             settings={"GATEWAY_WORKERS": str(PROCESSES), "GATEWAY_DRAIN_SECONDS": str(DRAIN_S)},

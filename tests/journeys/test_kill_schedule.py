@@ -97,7 +97,7 @@ async def aftermath(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[A
         stack.callback(valkey.kill)
         postgres.start()
         valkey.start()
-        await migrate.upgrade(postgres.url())
+        await migrate.upgrade(postgres.url)
         backends = [
             SimulatedOllama.start(name=name, models=f"{models},{EMBEDDER}", tokens=40, token_interval_ms=25)
             for name, models in (("a", GENERATORS[0]), ("b", ",".join(GENERATORS)))
@@ -105,15 +105,15 @@ async def aftermath(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[A
         for backend in backends:
             stack.push_async_callback(backend.stop)
         gateway = Gateway(
-            database_url=postgres.url(),
-            redis_url=valkey.url(),
+            database_url=postgres.url,
+            redis_url=valkey.url,
             backends=backends,
             directory=directory,
             settings={"GATEWAY_WORKERS": str(PROCESSES)},
         )
         stack.push_async_callback(gateway.aclose)
         await gateway.start()
-        redis = await stack.enter_async_context(connect_patient(SecretStr(valkey.url())))
+        redis = await stack.enter_async_context(connect_patient(SecretStr(valkey.url)))
         keys = {
             name: await limited(gateway, limits)
             for name, limits in (("open", {}), ("roomy", ROOMY), ("tight", TIGHT))

@@ -1,120 +1,110 @@
-"""A PostgreSQL and a Valkey of a test's own, to be killed and started again."""
+"""A PostgreSQL and a Valkey of a test's own, to be killed and started again where they were."""
 
 import asyncio
 import shutil
 import signal
 from pathlib import Path
-from typing import Final
+from typing import Generic, TypeVar
 
 from app.embedded.postgres import PostgresServer
 from app.embedded.process import kill, spawn, unprivileged_account
 from app.embedded.server import Running, Server, start, wait_until_ready
 from app.embedded.valkey import ValkeyServer
+from tests.support.servers import PASSWORD
 
-PASSWORD: Final = "testpassword"  # nosec B105
+S = TypeVar("S", bound=Server)
 
 
-class OwnPostgres:
-    """A PostgreSQL that keeps its data and its port over restarts."""
+class _OwnStore(Generic[S]):
+    """A server that keeps its port over restarts."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory / "postgres"
-        self._directory.mkdir()
+    def __init__(self, server: S, log: Path) -> None:
+        self._server = server
+        self._log = log
         self._running: Running | None = None
-        self.port: int | None = None
+        self._port: int | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it is, also while it is gone."""
+        assert self._port is not None, "it was never started"
+        return self._port
 
     def start(self) -> None:
-        """Start it; blocks until it serves."""
-        self._running = _started(self._server(), self._directory / "log", self.port)
-        self.port = self._running.port
+        """Start it where it was; blocks until it serves. Does nothing if it runs."""
+        if self._running is not None:
+            return
+        with self._log.open("ab") as sink:
+            self._running = start(self._server, output=sink, preferred_port=self._port)
+        assert self._port in {None, self._running.port}, "somebody took the port meanwhile"
+        self._port = self._running.port
 
     async def come_back(self) -> None:
         """Start it where it was and return once it serves; the event loop turns meanwhile."""
-        self._running = await _returned(self._server(), self._directory / "log", self.port)
+        self._server.initialise()
+        with self._log.open("ab") as sink:
+            child = spawn(self._server.command(self.port), output=sink)
+        ready = await asyncio.to_thread(wait_until_ready, self._server, child, self.port)
+        assert ready, "it ended while it started"
+        self._running = Running(self._server, child, self.port)
 
-    def _server(self) -> PostgresServer:
+    def _let_go(self) -> Running | None:
+        running, self._running = self._running, None
+        return running
+
+
+class OwnPostgres(_OwnStore[PostgresServer]):
+    """A PostgreSQL that keeps its data."""
+
+    def __init__(self, directory: Path) -> None:
+        own = directory / "postgres"
+        own.mkdir()
         # Durable, because what was committed must survive the kill.
-        return PostgresServer(
-            self._directory / "data", password=PASSWORD, account=unprivileged_account(), durable=True
-        )
+        server = PostgresServer(own / "data", password=PASSWORD, account=unprivileged_account(), durable=True)
+        super().__init__(server, own / "log")
 
-    def url(self, database: str = "postgres") -> str:
-        """Return the superuser's address of a database."""
-        assert self._running is not None
-        assert isinstance(self._running.server, PostgresServer)
-        return self._running.server.url(self._running.port, database)
+    @property
+    def url(self) -> str:
+        """The superuser's address of the database `postgres`."""
+        return self._server.url(self.port, "postgres")
 
     def stop(self) -> None:
         """End it in order, cutting its clients; does nothing if it is gone."""
-        running, self._running = self._running, None
+        running = self._let_go()
         if running is not None:
             running.stop()
 
     async def stop_immediately(self) -> None:
         """End it as `pg_ctl stop --mode immediate` does: no checkpoint, its next start recovers."""
-        running, self._running = self._running, None
+        running = self._let_go()
         assert running is not None
         running.child.send_signal(signal.SIGQUIT)
         await asyncio.to_thread(running.child.wait)
         running.server.close()
 
 
-class OwnValkey:
-    """A Valkey that keeps its port, and its data too if it is `durable`."""
+class OwnValkey(_OwnStore[ValkeyServer]):
+    """A Valkey that forgets everything when it ends, unless it is `durable`."""
 
     def __init__(self, directory: Path, *, durable: bool = False) -> None:
-        self._directory = directory / "valkey"
-        self._directory.mkdir()
-        self._durable = durable
-        self._running: Running | None = None
-        self.port: int | None = None
+        own = directory / "valkey"
+        own.mkdir()
+        self._data = own / "data"
+        server = ValkeyServer(self._data, password=PASSWORD, account=unprivileged_account(), durable=durable)
+        super().__init__(server, own / "log")
 
-    def start(self) -> None:
-        """Start it; blocks until it serves."""
-        self._running = _started(self._server(), self._directory / "log", self.port)
-        self.port = self._running.port
-
-    async def come_back(self) -> None:
-        """Start it where it was and return once it serves; the event loop turns meanwhile."""
-        self._running = await _returned(self._server(), self._directory / "log", self.port)
-
-    def _server(self) -> ValkeyServer:
-        return ValkeyServer(
-            self._directory / "data",
-            password=PASSWORD,
-            account=unprivileged_account(),
-            durable=self._durable,
-        )
-
+    @property
     def url(self) -> str:
-        """Return its address."""
-        assert self._running is not None
-        assert isinstance(self._running.server, ValkeyServer)
-        return self._running.server.url(self._running.port)
+        """Its address."""
+        return self._server.url(self.port)
 
     def kill(self) -> None:
         """End it at once (SIGKILL); does nothing if it is gone."""
-        running, self._running = self._running, None
+        running = self._let_go()
         if running is not None:
             kill(running.child)
 
     def wipe(self) -> None:
         """Remove its data while it is gone."""
         assert self._running is None
-        shutil.rmtree(self._directory / "data")
-
-
-def _started(server: Server, log: Path, port: int | None) -> Running:
-    with log.open("ab") as sink:
-        running = start(server, output=sink, preferred_port=port)
-    assert port in {None, running.port}, "somebody took the port meanwhile"
-    return running
-
-
-async def _returned(server: Server, log: Path, port: int | None) -> Running:
-    assert port is not None, "it was never started"
-    server.initialise()
-    with log.open("ab") as sink:
-        child = spawn(server.command(port), output=sink)
-    assert await asyncio.to_thread(wait_until_ready, server, child, port), "it ended while it started"
-    return Running(server, child, port)
+        shutil.rmtree(self._data)

@@ -1,7 +1,6 @@
 """Real PostgreSQL and Valkey for tests: one of each per pytest process, nothing durable, loopback only."""
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from app.embedded.binaries import postgres_bin
 from app.embedded.postgres import PostgresServer
 from app.embedded.process import unprivileged_account
-from app.embedded.server import Running, start
+from app.embedded.server import Server, start
 from app.embedded.valkey import DATABASES, ValkeyServer
 
 PASSWORD = "testpassword"
@@ -81,8 +80,8 @@ class RedisDatabases:
     Number 0 is for single tests; fixtures that live longer claim one of their own.
     """
 
-    def __init__(self, running: Running, server: ValkeyServer) -> None:
-        self._port = running.port
+    def __init__(self, port: int, server: ValkeyServer) -> None:
+        self._port = port
         self._server = server
         self._numbers = count(1)
 
@@ -101,35 +100,32 @@ class RedisDatabases:
 @contextmanager
 def running_postgres() -> Iterator[Databases]:
     """Run a PostgreSQL that forgets everything at the end."""
-    with _directory() as directory, (directory / "log").open("wb") as log:
+    with tempfile.TemporaryDirectory(prefix="nng-test-") as name:
+        directory = Path(name)
         server = PostgresServer(
             directory / "data", password=PASSWORD, account=unprivileged_account(), durable=False
         )
-        running = start(server, output=log)
-        try:
-            yield Databases(server.url(running.port, "postgres"))
-        finally:
-            running.stop()
+        with _running(server, directory) as port:
+            yield Databases(server.url(port, "postgres"))
 
 
 @contextmanager
 def running_valkey() -> Iterator[RedisDatabases]:
     """Run a Valkey that forgets everything at the end."""
-    with _directory() as directory, (directory / "log").open("wb") as log:
+    with tempfile.TemporaryDirectory(prefix="nng-test-") as name:
+        directory = Path(name)
         server = ValkeyServer(
             directory / "data", password=PASSWORD, account=unprivileged_account(), durable=False
         )
-        running = start(server, output=log)
-        try:
-            yield RedisDatabases(running, server)
-        finally:
-            running.stop()
+        with _running(server, directory) as port:
+            yield RedisDatabases(port, server)
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="nng-test-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
+def _running(server: Server, directory: Path) -> Iterator[int]:
+    with (directory / "log").open("wb") as log:
+        running = start(server, output=log)
+        try:
+            yield running.port
+        finally:
+            running.stop()

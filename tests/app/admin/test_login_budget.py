@@ -162,7 +162,7 @@ async def test_without_redis_each_process_counts_for_itself(alone: tuple[LoginBu
 async def test_what_was_counted_before_redis_went_away_still_counts(tmp_path: Path) -> None:
     valkey = OwnValkey(tmp_path)
     valkey.start()
-    redis = MultiplexedRedis(SecretStr(valkey.url()), timeout_s=0.5)
+    redis = MultiplexedRedis(SecretStr(valkey.url), timeout_s=0.5)
     try:
         budget = LoginBudget(LoginBudgetStore(redis))
         await spend(budget)
