@@ -6,7 +6,7 @@ as many subscribers through Redis by a program that does nothing else. Times cou
 acknowledged. Rounds by plain SQL and by the repository (what the command line uses) alternate; then come rounds with
 the worker stopped and with Redis stopped, in both of which only each process's own look at Postgres is left.
 
-It runs for about two minutes. `--markdown` prints tables, as docs/evidence/0003-revocation.md has them.
+It runs for two to three minutes. `--markdown` prints tables, as docs/evidence/0003-revocation.md has them.
 """
 
 import argparse
