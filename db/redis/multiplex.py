@@ -206,6 +206,8 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self.broken:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -264,19 +266,20 @@ async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], 
     kind = options.pop("connection_class", None)
     loop = asyncio.get_running_loop()
     link = _Link(timeout_s=timeout_s, on_silence=on_silence)
-    if "path" in options:
-        await loop.create_unix_connection(lambda: link, options["path"])
-    else:
-        tls = SSLConnection(**options).ssl_context.get() if kind is SSLConnection else None
-        host, port = options.get("host", "localhost"), options.get("port", _DEFAULT_PORT)
-        await loop.create_connection(lambda: link, host, port, ssl=tls)
     try:
+        if "path" in options:
+            await loop.create_unix_connection(lambda: link, options["path"])
+        else:
+            tls = SSLConnection(**options).ssl_context.get() if kind is SSLConnection else None
+            host, port = options.get("host", "localhost"), options.get("port", _DEFAULT_PORT)
+            await loop.create_connection(lambda: link, host, port, ssl=tls)
         if "password" in options:
             user = (options["username"],) if options.get("username") else ()
             await _handshake(link, "AUTH", *user, options["password"])
         # Also where it changes nothing: a server that hangs accepts connections all the same.
         await _handshake(link, "SELECT", options.get("db", 0))
     except BaseException:
+        # Whoever gives up while a connection is being made may leave one that was made.
         link.give_up("the handshake failed")
         raise
     return link
