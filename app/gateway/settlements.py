@@ -88,14 +88,22 @@ class Settlements:
         while True:
             await self._waiting.wait()
             self._waiting.clear()
-            if not await self.hand_over():
+            if not await self._hand_over_waiting():
                 await asyncio.sleep(AGAIN_S)
                 self._waiting.set()
 
     async def hand_over(self) -> bool:
-        """Hand everything over that waits; return False if Redis did not take all of it."""
+        """Hand everything over and hear that it was taken; return False if Redis did not take all of it.
+
+        While requests end all the time it need not return.
+        """
+        if not await self._hand_over_waiting():
+            return False
+        await self._all_answered.wait()
+        return await self._hand_over_waiting()
+
+    async def _hand_over_waiting(self) -> bool:
         async with self._handing_over:
-            await self._all_answered.wait()
             while self._pending or self._doubtful:
                 if not (await self._some() and await self._forget_doubtful()):
                     return False
