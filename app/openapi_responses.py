@@ -89,7 +89,7 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
 
 
 class TokenCount(msgspec.Struct):
-    """An estimate: a quarter of the characters, and something for each message and image."""
+    """An estimate: a quarter of the bytes, and something for each message and image."""
 
     input_tokens: Count
 

@@ -23,14 +23,14 @@ _SCHEMA_FIELDS = ("format", "response_format")
 class Prompt(msgspec.Struct, frozen=True):
     """How much a request asks a model to read.
 
-    `chars` and `images` are what its texts (tools as JSON included) and images make up. `text_bytes` is never
-    below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
+    `prompt_bytes` (UTF-8) and `images` are what its texts (tools as JSON included) and images make up. `text_bytes` is
+    never below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
     byte for each of the `context_tokens` a `context` holds. `messages` are the pieces a template wraps, `texts`
     what the model reads one by one, each within its own context: a batch of embeddings has many. `is_empty`
     means there is nothing to answer: natively that loads the model.
     """
 
-    chars: int
+    prompt_bytes: int
     images: int
     is_empty: bool
     text_bytes: int
@@ -42,15 +42,15 @@ class Prompt(msgspec.Struct, frozen=True):
 class _Extent:
     """Sums of what was measured so far."""
 
-    __slots__ = ("chars", "images", "parts", "text_bytes")
+    __slots__ = ("images", "parts", "prompt_bytes", "text_bytes")
 
     def __init__(self) -> None:
-        self.chars = self.images = self.parts = self.text_bytes = 0
+        self.prompt_bytes = self.images = self.parts = self.text_bytes = 0
 
     def add_text(self, text: str) -> None:
-        length = len(text)
-        self.chars += length
-        self.text_bytes += length if text.isascii() else len(text.encode())
+        length = len(text) if text.isascii() else len(text.encode())
+        self.prompt_bytes += length
+        self.text_bytes += length
 
     def add_label(self, text: str) -> None:
         """Count a text that is wire format: no prompt, though a template may show it to the model."""
@@ -59,7 +59,7 @@ class _Extent:
     def add_json(self, value: object) -> None:
         """Count a value that reaches the model as JSON."""
         text = msgspec.json.encode(value)
-        self.chars += len(text)
+        self.prompt_bytes += len(text)
         self.text_bytes += _json_bytes(text)
 
 
@@ -87,7 +87,7 @@ def measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
     context_tokens = len(context) if isinstance(context, list) else 0
     images = values.get("images") if "images" in spec.forwarded else None
     return Prompt(
-        extent.chars,
+        extent.prompt_bytes,
         len(images) if isinstance(images, list) else 0,
         is_empty=not values.get("prompt"),
         text_bytes=extent.text_bytes + _schema_bytes(strict) + context_tokens,
@@ -103,7 +103,7 @@ def _measure_inputs(inputs: object) -> Prompt:
             raise BadRequest("'input' must be a string or a list of strings")
         extent.add_text(text)
     return Prompt(
-        extent.chars,
+        extent.prompt_bytes,
         0,
         is_empty=not inputs,
         text_bytes=extent.text_bytes,
@@ -121,16 +121,16 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
     if not messages and spec.family is ApiFamily.OPENAI:
         raise BadRequest("'messages' must hold at least one message")
     extent = _Extent()
-    chars = text_bytes = 0  # plain texts are counted here and not by the extent: this loop is hot
+    prompt_bytes = text_bytes = 0  # plain texts are counted here and not by the extent: this loop is hot
     for message in messages:
         if not isinstance(message, dict):
             raise BadRequest("each of 'messages' must be an object")
         for key, value in message.items():
             if value.__class__ is str:
-                length = len(value)
-                text_bytes += length if value.isascii() else len(value.encode())
+                length = len(value) if value.isascii() else len(value.encode())
+                text_bytes += length
                 if key not in _LABELS:
-                    chars += length
+                    prompt_bytes += length
             elif value:
                 _measure_nested(key, value, extent)
                 if go_fold(key) == "tool_calls":
@@ -138,10 +138,10 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
                     text_bytes += _json_bytes(msgspec.json.encode(value))
     if "tools" in strict.raw:
         tools = bytes(strict.raw["tools"])
-        chars += len(tools)
+        prompt_bytes += len(tools)
         text_bytes += _json_bytes(tools)
     return Prompt(
-        chars + extent.chars,
+        prompt_bytes + extent.prompt_bytes,
         extent.images,
         is_empty=not messages,
         text_bytes=text_bytes + extent.text_bytes + _schema_bytes(strict),
@@ -202,7 +202,7 @@ def _measure_responses(strict: StrictObject) -> Prompt:
     _add_raw(strict, "tools", extent, is_prompt=True)
     _add_raw(strict, "text", extent, is_prompt=False)
     return Prompt(
-        extent.chars,
+        extent.prompt_bytes,
         extent.images,
         is_empty=False,
         text_bytes=extent.text_bytes,
@@ -223,7 +223,7 @@ def _measure_anthropic(strict: StrictObject) -> Prompt:
     _add_raw(strict, "tools", extent, is_prompt=True)
     _add_raw(strict, "output_config", extent, is_prompt=False)
     return Prompt(
-        extent.chars,
+        extent.prompt_bytes,
         extent.images,
         is_empty=False,
         text_bytes=extent.text_bytes,
@@ -265,4 +265,4 @@ def _add_raw(strict: StrictObject, name: str, extent: _Extent, *, is_prompt: boo
     if name in strict.raw:
         text = bytes(strict.raw[name])
         extent.text_bytes += _json_bytes(text)
-        extent.chars += len(text) if is_prompt else 0
+        extent.prompt_bytes += len(text) if is_prompt else 0

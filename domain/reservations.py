@@ -8,12 +8,10 @@ import msgspec
 
 from domain.errors import PromptTooLarge
 from domain.prompts import Prompt
+from domain.usage import BYTES_PER_TOKEN
 
 TOKENS_PER_MESSAGE = 32
 """What a template may put round one message: roles, separators, a turn's beginning and end."""
-
-CHARACTERS_PER_TOKEN = 4
-"""Of ordinary text, roughly."""
 
 USUAL_TOKENS_PER_MESSAGE = 4
 """What a template usually puts round one message."""
@@ -54,7 +52,7 @@ def probable(prompt: Prompt, *, context_length: int | None, image_tokens: int) -
     Whoever leaves just before the report must not get images, or the tokens of a `context`, for nothing.
     Parameters are those of `estimate`.
     """
-    text = prompt.chars // CHARACTERS_PER_TOKEN + prompt.context_tokens
+    text = prompt.prompt_bytes // BYTES_PER_TOKEN + prompt.context_tokens
     if context_length is not None:
         text = min(text, context_length * prompt.texts)
     return text + image_tokens * prompt.images

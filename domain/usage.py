@@ -2,10 +2,14 @@
 
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from domain.values import ApiFamily, KeyId, RequestId, TenantId
+
+BYTES_PER_TOKEN: Final = 4
+"""Of ordinary text, roughly, whatever the language: four letters of English, one or two characters of Chinese."""
 
 
 class UsageOutcome(StrEnum):

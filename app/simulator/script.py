@@ -106,5 +106,5 @@ def instance_of(schema: object) -> object:
 
 
 def count_tokens(text: str) -> int:
-    """Return the tokens of a prompt: a quarter of its characters, at least one."""
-    return max(1, len(text) // 4)
+    """Return the tokens of a prompt: a quarter of its bytes in UTF-8, at least one."""
+    return max(1, len(text.encode()) // 4)

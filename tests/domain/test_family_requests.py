@@ -234,7 +234,7 @@ TOOLS_JSON = len(json.dumps(TOOLS))
 
 
 @pytest.mark.parametrize(
-    ("fields", "chars", "images", "messages"),
+    ("fields", "prompt_bytes", "images", "messages"),
     [
         ({"input": "12345"}, 5, 0, 1),
         ({"input": "12345", "instructions": "123"}, 8, 0, 2),
@@ -280,12 +280,12 @@ TOOLS_JSON = len(json.dumps(TOOLS))
     ],
 )
 def test_a_response_s_prompt_is_measured(
-    fields: dict[str, object], chars: int, images: int, messages: int
+    fields: dict[str, object], prompt_bytes: int, images: int, messages: int
 ) -> None:
     prompt = measured(RESPONSES_PATH, **fields)
 
-    assert (prompt.chars, prompt.images, prompt.messages) == (chars, images, messages)
-    assert prompt.text_bytes >= prompt.chars
+    assert (prompt.prompt_bytes, prompt.images, prompt.messages) == (prompt_bytes, images, messages)
+    assert prompt.text_bytes >= prompt.prompt_bytes
 
 
 def block(**fields: object) -> dict[str, object]:
@@ -296,9 +296,10 @@ SOURCE = {"type": "base64", "media_type": "image/png", "data": IMAGE}
 
 
 @pytest.mark.parametrize(
-    ("fields", "chars", "images", "messages"),
+    ("fields", "prompt_bytes", "images", "messages"),
     [
         ({"messages": [{"role": "user", "content": "12345"}]}, 5, 0, 1),
+        ({"messages": [{"role": "user", "content": "é你"}]}, 5, 0, 1),
         ({"system": "123", "messages": [{"role": "user", "content": "12345"}]}, 8, 0, 2),
         ({"system": [{"type": "text", "text": "123"}], "messages": [{"content": "1"}]}, 4, 0, 2),
         (block(type="text", text="12345"), 5, 0, 1),
@@ -315,12 +316,12 @@ SOURCE = {"type": "base64", "media_type": "image/png", "data": IMAGE}
     ],
 )
 def test_a_message_s_prompt_is_measured(
-    fields: dict[str, object], chars: int, images: int, messages: int
+    fields: dict[str, object], prompt_bytes: int, images: int, messages: int
 ) -> None:
     prompt = measured(MESSAGES_PATH, **fields)
 
-    assert (prompt.chars, prompt.images, prompt.messages) == (chars, images, messages)
-    assert prompt.text_bytes >= prompt.chars
+    assert (prompt.prompt_bytes, prompt.images, prompt.messages) == (prompt_bytes, images, messages)
+    assert prompt.text_bytes >= prompt.prompt_bytes
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_a_message_s_prompt_is_measured(
 def test_a_schema_is_reserved_for_but_is_no_prompt(path: str, name: str) -> None:
     plain, asked = measured(path), measured(path, **{name: {"format": {"schema": "x" * 500}}})
 
-    assert asked.chars == plain.chars
+    assert asked.prompt_bytes == plain.prompt_bytes
     assert asked.text_bytes > plain.text_bytes + 500
 
 
@@ -366,15 +367,15 @@ def test_a_count_needs_no_cap_and_looks_at_no_tool() -> None:
     model, prompt = parse_count(ROUTES[MESSAGES_PATH], json.dumps(body).encode())
 
     assert model == "m"
-    assert prompt.chars > len("hello")
+    assert prompt.prompt_bytes > len("hello")
 
 
 @pytest.mark.parametrize(
     ("prompt", "tokens"),
     [
-        (Prompt(chars=5, images=0, is_empty=False, text_bytes=9, messages=1), 1 + 4),
-        (Prompt(chars=8, images=2, is_empty=False, text_bytes=9, messages=3), 2 + 12 + 2000),
-        (Prompt(chars=0, images=0, is_empty=False, text_bytes=0, messages=1), 4),
+        (Prompt(prompt_bytes=5, images=0, is_empty=False, text_bytes=9, messages=1), 1 + 4),
+        (Prompt(prompt_bytes=8, images=2, is_empty=False, text_bytes=9, messages=3), 2 + 12 + 2000),
+        (Prompt(prompt_bytes=0, images=0, is_empty=False, text_bytes=0, messages=1), 4),
     ],
 )
 def test_an_estimate_counts_characters_turns_and_images(prompt: Prompt, tokens: int) -> None:

@@ -284,7 +284,7 @@ def test_empty_messages_are_refused_where_they_do_not_mean_a_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "chars", "images"),
+    ("path", "fields", "prompt_bytes", "images"),
     [
         (
             "/api/generate",
@@ -302,6 +302,8 @@ def test_empty_messages_are_refused_where_they_do_not_mean_a_load() -> None:
         ),
         ("/api/chat", {"messages": [{"content": "12"}], "tools": [{"a": "b"}]}, 14, 0),
         ("/api/embed", {"input": ["123", "45"]}, 5, 0),
+        ("/api/embed", {"input": ["é", "你好"]}, 2 + 6, 0),
+        ("/api/chat", {"messages": [{"content": "é你"}]}, 2 + 3, 0),
         ("/api/embed", {"input": "123"}, 3, 0),
         ("/v1/embeddings", {"input": ["123", "45"]}, 5, 0),
         ("/v1/completions", {"prompt": "123", "suffix": "4"}, 4, 0),
@@ -324,11 +326,11 @@ def test_empty_messages_are_refused_where_they_do_not_mean_a_load() -> None:
     ],
 )
 def test_a_prompt_is_measured_without_its_images(
-    path: str, fields: dict[str, object], chars: int, images: int
+    path: str, fields: dict[str, object], prompt_bytes: int, images: int
 ) -> None:
     prompt = parse(path, **fields).prompt
 
-    assert (prompt.chars, prompt.images) == (chars, images)
+    assert (prompt.prompt_bytes, prompt.images) == (prompt_bytes, images)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_a_prompt_counts_its_bytes_or_its_whole_context(
     ("path", "fields", "context_length", "tokens"),
     [
         ("/api/generate", {"prompt": "x" * 40}, None, 10),
+        ("/api/generate", {"prompt": "你好" * 20}, None, 30),  # more tokens to the letter than English has
         ("/api/generate", {"prompt": "x" * 40}, 9, 9),
         ("/api/generate", {"prompt": "x" * 40, "images": ["AAAA", "AAAA"]}, 9, 9 + 2 * IMAGE),
         ("/api/generate", {"prompt": "x" * 40, "context": [1, 2, 3]}, None, 10 + 3),

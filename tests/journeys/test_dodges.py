@@ -191,8 +191,9 @@ async def test_all_that_reaches_the_model_is_reserved(
         ("/api/chat", {"messages": [{**MESSAGES[0], "images": [PICTURE] * 2}]}, 2 * IMAGE_TOKENS),
         ("/api/generate", {"images": [PICTURE] * 2}, 2 * IMAGE_TOKENS),
         ("/api/generate", {"context": [1] * 500}, 500),
+        ("/api/generate", {"prompt": TEXT + "你好" * 200}, 300),
     ],
-    ids=["chat images", "generate images", "context"],
+    ids=["chat images", "generate images", "context", "chinese"],
 )
 async def test_leaving_before_the_backend_reports_makes_no_prompt_cheap(
     limited: Limited, backend: SimulatedOllama, path: str, fields: dict[str, Any], tokens: int
@@ -254,13 +255,16 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(
     assert len(await backend.requests()) == 1
 
 
-async def test_the_old_embeddings_route_is_charged_although_it_reports_nothing(limited: Limited) -> None:
+@pytest.mark.parametrize(("prompt", "tokens"), [("x" * 4000, 1000), ("你好" * 500, 750)], ids=["english", "chinese"])
+async def test_the_old_embeddings_route_is_charged_although_it_reports_nothing(
+    limited: Limited, prompt: str, tokens: int
+) -> None:
     client = await limited.new(tokens_per_day=LARGE)
-    reply = await client.post("/api/embeddings", json={"model": EMBEDDER, "prompt": "x" * 4000})
+    reply = await client.post("/api/embeddings", json={"model": EMBEDDER, "prompt": prompt})
     row = await limited.gateway.row(reply)
 
-    assert (row.tokens_in, row.tokens_out, row.estimated) == (1000, 0, True)
-    await moved_to(1000, client)
+    assert (row.tokens_in, row.tokens_out, row.estimated) == (tokens, 0, True)
+    await moved_to(tokens, client)
 
 
 async def test_a_batch_that_was_left_is_charged(limited: Limited, backend: SimulatedOllama) -> None:
