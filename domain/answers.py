@@ -9,12 +9,10 @@ from typing import Annotated
 
 import msgspec
 
+from domain.outputs import UNREADABLE, Output, chat_output, items_output
 from domain.routes import RouteKind, RouteSpec
 from domain.usage import MeasuredUsage
 from domain.values import ApiFamily
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding arbitrary bytes of a backend may raise."""
 
 _MAX_ERROR_CHARS = 256
 _NO_OUTPUT_REASONS = frozenset({"load", "unload"})

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from domain.answers import UNREADABLE, Echo, TokenCounts, error_text, token_usage
+from domain.answers import Echo, TokenCounts, error_text, token_usage
+from domain.outputs import UNREADABLE, delta_output
 from domain.stream_reader import BROKEN_MESSAGE, EventReader, event_data, says_nothing
 
 _ABSENT = msgspec.Raw()
@@ -63,6 +64,12 @@ class TypedEventReader(EventReader):
         except UNREADABLE:
             return self._fail("malformed")
 
+    def _count_delta(self, record: bytes, data: bytes) -> None:
+        if len(record) <= self._one_token_bytes:
+            self.tokens += 1
+        else:
+            self._count(record, delta_output(data))
+
     @abstractmethod
     def _read_event(self, event: TypedEvent, record: bytes, data: bytes) -> bytes:
         """Take one event into account and return what the client gets of it.
@@ -110,7 +117,7 @@ class ResponsesReader(TypedEventReader):
         if not kind:
             return self._fail("malformed")
         if kind.endswith(".delta"):
-            self.tokens += 1
+            self._count_delta(record, data)
         elif kind == "response.created":
             response = _RESPONSE_EVENT.decode(data).response
             self._id, self._created_at, self._model = response.id, response.created_at, response.model
@@ -164,7 +171,7 @@ class MessagesReader(TypedEventReader):
         if not kind:
             return self._fail("malformed")
         if kind == "content_block_delta":
-            self.tokens += 1
+            self._count_delta(record, data)
         elif kind == "message_delta":
             self.usage = token_usage(_MESSAGE_DELTA.decode(data).usage)
             self._delta_seen = True

@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from domain.answers import UNREADABLE, error_text
+from domain.answers import error_text
+from domain.outputs import UNREADABLE
 from domain.routes import RouteKind, RouteSpec
 
 

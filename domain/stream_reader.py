@@ -8,12 +8,18 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from domain.answers import Echo
+from domain.outputs import Output
 from domain.usage import MeasuredUsage
 
 MAX_HELD_BYTES: Final = 256 * 1024
 """A record longer than this is relayed as it comes: from there on the client may stand inside a record."""
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 """Ollama's own client refuses longer lines; a generate call's last line can hold a context of megabytes."""
+
+USUAL_TOKEN_BYTES: Final = 16
+"""A token is hardly ever longer."""
+MAX_FRAME_BYTES: Final = 512
+"""What a record holds beside its text. Where that is more (log probabilities), every record is measured."""
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES = 4
@@ -27,7 +33,8 @@ class StreamReader(ABC):
     Attributes
     ----------
     tokens
-        Output tokens in the records released so far: one record of content counts as one.
+        Output tokens in the records released so far: one record of content counts as one, one that holds a call or
+        more text than a token can be as what its bytes come to (`domain.outputs`).
     finished
         The terminator was released; whatever follows it is dropped.
     failed
@@ -46,6 +53,7 @@ class StreamReader(ABC):
     __slots__ = (
         "_echo",
         "_held",
+        "_one_token_bytes",
         "_relayed",
         "_searched",
         "error_text",
@@ -60,6 +68,7 @@ class StreamReader(ABC):
     def __init__(self, *, echo: Echo | None) -> None:
         self._echo = echo
         self._held = bytearray()
+        self._one_token_bytes = 0
         self._searched = 0
         self._relayed = 0
         self.tokens = 0
@@ -124,6 +133,17 @@ class StreamReader(ABC):
 
         `message` is ours, never a backend's.
         """
+
+    def _count(self, record: bytes, output: Output) -> None:
+        """Count a record of content that is longer than those known to be one token, and learn how long these are.
+
+        So the length alone tells of nearly every record that there is nothing to measure.
+        """
+        self.tokens += max(1, output.in_one_record)
+        frame = len(record) - output.text
+        if frame <= MAX_FRAME_BYTES and not output.arguments:
+            length = frame + USUAL_TOKEN_BYTES
+            self._one_token_bytes = min(length, self._one_token_bytes or length)
 
     def _is_over(self) -> bool:
         return self.finished or self.failed

@@ -9,7 +9,6 @@ import msgspec
 from domain.answers import (
     NATIVE_RECORD,
     OPENAI_RECORD,
-    UNREADABLE,
     Echo,
     OpenAiRecord,
     error_text,
@@ -18,6 +17,7 @@ from domain.answers import (
 )
 from domain.event_streams import MessagesReader, ResponsesReader
 from domain.model_names import CanonicalName
+from domain.outputs import UNREADABLE, chat_output
 from domain.requests import ParsedRequest
 from domain.routes import RouteSpec
 from domain.stream_reader import BROKEN_MESSAGE, EventReader, StreamReader, event_data, says_nothing
@@ -49,8 +49,10 @@ class NdjsonReader(StreamReader):
         if seen.done:
             self.finished = True
             self.usage = native_usage(record, counted=self.tokens)
-        else:
+        elif len(record) <= self._one_token_bytes:
             self.tokens += 1
+        else:
+            self._count(record, chat_output(record))
         return record if self._echo is None else self._echo.whole(record) + b"\n"
 
     def parting(self, message: str = BROKEN_MESSAGE) -> bytes:
@@ -92,8 +94,13 @@ class SseReader(EventReader):
         if chunk.choices:
             if chunk.choices[0].finish_reason:
                 self._finish_seen = True
-            else:
+                self.tokens += chat_output(
+                    data
+                ).in_one_record  # a last word, or a call, may stand beside the reason
+            elif len(record) <= self._one_token_bytes:
                 self.tokens += 1
+            else:
+                self._count(record, chat_output(data))
         elif chunk.usage:
             self.usage = openai_usage(chunk.usage)
             if hides_usage:

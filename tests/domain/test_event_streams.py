@@ -351,7 +351,7 @@ def test_an_overlong_event_flows_before_it_ends(path: str) -> None:
 
     pieces = [stream.feed(record[start : start + 65_536]) for start in range(0, len(record), 65_536)]
 
-    assert (b"".join(pieces), stream.tokens, stream.overlong) == (record, 1, False)
+    assert (b"".join(pieces), stream.tokens, stream.overlong) == (record, MAX_HELD_BYTES * 2 // 4, False)
     assert any(pieces[:-1])
 
 
@@ -390,3 +390,46 @@ def test_random_bytes_never_raise_and_never_finish(pieces: list[bytes]) -> None:
             stream.feed(piece)
         stream.end()
         assert not stream.finished
+
+
+# -- records of more than one token
+
+
+def response_call(arguments: str) -> bytes:
+    return event("response.function_call_arguments.delta", item_id="fc_1", delta=arguments, sequence_number=5)
+
+
+def message_call(arguments: str) -> bytes:
+    return event(
+        "content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": arguments}
+    )
+
+
+CALLS = {RESPONSES_PATH: response_call, MESSAGES_PATH: message_call}
+
+
+@both
+@pytest.mark.parametrize("words", [0, 3])
+def test_a_call_counts_what_its_arguments_come_to(path: str, words: int) -> None:
+    stream = reader(path)
+    arguments = json.dumps({"city": "Ulm", "note": "x" * 400})
+    stream.feed(DELTAS[path]("a") * words + CALLS[path](arguments))
+
+    assert stream.tokens == words + len(arguments) // 4
+
+
+def test_what_repeats_a_call_counts_nothing() -> None:
+    stream = reader(RESPONSES_PATH)
+    call = response_call("x" * 400)
+    stream.feed(call + event("response.function_call_arguments.done", arguments="x" * 400, sequence_number=6))
+
+    assert stream.tokens == 100
+
+
+@both
+def test_text_that_no_token_holds_counts_by_its_bytes(path: str) -> None:
+    for text, tokens in (("x" * 128, 1), ("x" * 129, 32), ("你好" * 200, 300)):
+        stream = reader(path)
+        stream.feed(DELTAS[path]("a") + DELTAS[path](text))
+
+        assert stream.tokens == 1 + tokens

@@ -161,7 +161,7 @@ def test_tool_arguments_cannot_imitate_the_end() -> None:
     stream = native()
     stream.feed(ndjson(call))
 
-    assert (stream.finished, stream.failed, stream.tokens) == (False, False, 1)
+    assert (stream.finished, stream.failed, stream.usage) == (False, False, None)
 
 
 def test_spaces_in_a_record_change_nothing() -> None:
@@ -331,7 +331,7 @@ def test_an_overlong_record_flows_before_it_ends() -> None:
     assert stream.feed(head[1_000:]) == head
     assert stream.feed(b"yy") == b"yy"
     assert stream.feed(b'","done":false}\n') == b'","done":false}\n'
-    assert (stream.overlong, stream.tokens) == (False, 1)
+    assert (stream.overlong, stream.tokens) == (False, MAX_HELD_BYTES // 4)
 
 
 def test_an_overlong_record_carries_the_clients_spelling() -> None:
@@ -428,3 +428,89 @@ def test_random_bytes_never_raise_and_never_finish(pieces: list[bytes]) -> None:
             stream.feed(piece)
         stream.end()
         assert not stream.finished
+
+
+# -- records of more than one token
+
+
+ARGUMENTS: dict[str, object] = {"city": "Ulm", "days": [1, 2, 3], "note": "x" * 400}
+CALL_TOKENS = len(json.dumps(ARGUMENTS, separators=(",", ":"))) // 4
+
+
+def native_call(arguments: dict[str, object]) -> dict[str, object]:
+    called = [{"function": {"index": 0, "name": "weather", "arguments": arguments}}]
+    message = {"role": "assistant", "content": "", "tool_calls": called}
+    return {"model": "llama3:latest", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": False}
+
+
+def openai_call(arguments: dict[str, object], finish: str | None = None) -> dict[str, object]:
+    function = {"name": "weather", "arguments": json.dumps(arguments, separators=(",", ":"))}
+    called = [{"id": "call_1", "index": 0, "type": "function", "function": function}]
+    delta = {"role": "assistant", "content": "", "tool_calls": called}
+    return chunk("") | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize("words", [0, 3])
+def test_a_call_counts_what_its_arguments_come_to(words: int) -> None:
+    for stream, said in (
+        (native(), ndjson(*[line("a")] * words, native_call(ARGUMENTS))),
+        (openai(), sse(*[chunk("a")] * words, openai_call(ARGUMENTS))),
+        (openai(), sse(*[chunk("a")] * words, openai_call(ARGUMENTS, "tool_calls"))),
+    ):
+        stream.feed(said)
+
+        assert stream.tokens == words + CALL_TOKENS
+
+
+def test_short_calls_count_by_their_arguments_too() -> None:
+    arguments: dict[str, object] = {"city": "Ulm, Donau"}  # 21 bytes
+    for stream, said in (
+        (native(), ndjson(line("a"), native_call(arguments), native_call({}))),
+        (openai(), sse(chunk("a"), openai_call(arguments), openai_call({}))),
+    ):
+        stream.feed(said)
+
+        assert stream.tokens == 1 + 5 + 1
+
+
+@pytest.mark.parametrize("field", ["response", "thinking"])
+def test_text_that_no_token_holds_counts_by_its_bytes(field: str) -> None:
+    for text, tokens in (("x" * 128, 1), ("x" * 129, 32), ("你好" * 200, 300)):
+        for stream, said in (
+            (native(), ndjson(line("a"), line("") | {field: text})),
+            (openai(), sse(chunk("a"), chunk(text))),
+        ):
+            stream.feed(said)
+
+            assert stream.tokens == 1 + tokens
+
+
+def test_a_token_is_one_whatever_stands_round_it() -> None:
+    logprobs = [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "b", "logprob": -1.5}] * 20}]
+    texts = ["", "a", " " * 128, "é", '\\"\n' * 9, "<&>" * 20, "你好" * 9]
+    for stream, said in (
+        (native(), ndjson(*map(line, texts), *(line(text, logprobs=logprobs) for text in texts))),
+        (openai(), sse(*map(chunk, texts), *(chunk(text, logprobs=logprobs) for text in texts))),
+    ):
+        stream.feed(said)
+
+        assert stream.tokens == 2 * len(texts)
+
+
+def test_log_probabilities_hide_no_call() -> None:
+    logprobs = [{"token": "a", "top_logprobs": [{"token": "b", "logprob": -1.5}] * 20}]
+    for stream, said in (
+        (native(), ndjson(line("a", logprobs=logprobs), native_call(ARGUMENTS))),
+        (openai(), sse(chunk("a", logprobs=logprobs), openai_call(ARGUMENTS))),
+    ):
+        stream.feed(said)
+
+        assert stream.tokens == 1 + CALL_TOKENS
+
+
+@pytest.mark.parametrize("odd", [{"message": 5}, {"message": {"tool_calls": {}}}, {"response": [1]}])
+def test_a_record_whose_content_is_odd_counts_one(odd: dict[str, object]) -> None:
+    stream = native()
+    stream.feed(ndjson(line("a") | odd))
+
+    assert (stream.failed, stream.tokens) == (False, 1)
