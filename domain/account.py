@@ -8,7 +8,7 @@ from typing import Final
 
 from domain.ports import OpenEntry
 from domain.route import Candidate
-from domain.usage import Admission, Durations, MeasuredUsage, Settlement, UsageOutcome
+from domain.usage import BYTES_PER_TOKEN, Admission, Durations, MeasuredUsage, Settlement, UsageOutcome
 
 EVAL_RATE_SAMPLES: Final = 20
 MAX_RATED_MODELS: Final = 10_000
@@ -36,11 +36,11 @@ class EvalRates:
             samples = self._samples[model] = deque(maxlen=EVAL_RATE_SAMPLES)
         samples.append(usage.tokens_out / eval_s)
 
-    def tokens_in(self, model: str, seconds: float, *, at_most: int) -> int:
-        """Return how many tokens `model` will have generated in that time; 0 if it was never seen."""
+    def tokens_in(self, model: str, seconds: float, *, at_most: int) -> int | None:
+        """Return how many tokens `model` will have generated in that time; None if it was never seen."""
         samples = self._samples.get(model)
         if not samples:
-            return 0
+            return None
         return min(at_most, int(seconds * sum(samples) / len(samples)))
 
 
@@ -123,6 +123,14 @@ class Tally:
             self.tokens_out += tokens
             self._entry.progress(self.tokens_out)
 
+    def relayed(self, size_bytes: int) -> None:
+        """Note bytes of an answer in one piece that are about to be sent before anybody knows what it cost."""
+        self.released(max(0, min(size_bytes // BYTES_PER_TOKEN, self._output_cap - self.tokens_out)))
+
+    def wasted(self, tokens: int) -> None:
+        """Note that a backend did its work, and made so many output tokens, of which the client gets nothing."""
+        self.usage = MeasuredUsage(None, min(tokens, self._output_cap))
+
     def first_token_s(self) -> float | None:
         """Seconds from arrival to the first released record."""
         return self._first_release - self._started if self._first_release else None
@@ -165,17 +173,23 @@ class Tally:
                 self.usage.tokens_out,
                 unknown,
             )
+        released = min(self.tokens_out, self._output_cap)
         if outcome is UsageOutcome.COMPLETED:
-            return prompt, self.tokens_out, True
+            return prompt, released, True
         left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and bool(self.attempted)
         if not left_early and not self._first_release:
             return 0, 0, False
-        return prompt, self.tokens_out if self.streamed else self._unseen(), True
+        return prompt, released if self.streamed else self._unseen(), True
 
     def _unseen(self) -> int:
-        """Return what a backend will have generated for an answer that nobody waited for."""
+        """Return what a backend will have generated for an answer that nobody waited for.
+
+        While the model's speed is not known, it is what was relayed of it: nothing as a rule, for most answers are held
+        back until they are complete.
+        """
         elapsed = self._now() - self._sent_at
-        return self._rates.tokens_in(self.admission.model, elapsed, at_most=self._output_cap)
+        made = self._rates.tokens_in(self.admission.model, elapsed, at_most=self._output_cap)
+        return self.tokens_out if made is None else made
 
     def _durations(self) -> Durations:
         first = self.first_token_s()

@@ -90,13 +90,14 @@ class Relay:
             tally.settle(UsageOutcome.COMPLETED)
             await downstream.answer(200, JSON, opened.first)
             return
-        tally.released(0)
+        tally.relayed(len(opened.first))
         await downstream.start(200, JSON)
         await downstream.write(opened.first)
         tail = opened.first[-USAGE_TAIL_BYTES:]
         try:
             while piece := await opened.answer.read():
                 tail = (tail + piece)[-USAGE_TAIL_BYTES:]
+                tally.relayed(len(piece))
                 await downstream.write(piece)
         except UpstreamFailed as failure:
             self._note_break(failure.kind, failure.detail, UsageOutcome.UPSTREAM_TRUNCATED)

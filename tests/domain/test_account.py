@@ -183,6 +183,57 @@ def test_a_large_answer_in_one_piece_that_broke_off_is_charged_time_at_the_model
     assert world.charged(TRUNCATED) == (PROMPT, 30, True)
 
 
+def test_a_large_answer_of_a_model_never_seen_costs_what_was_relayed_of_it() -> None:
+    world = World(output_cap=1000)
+    world.tally.streamed = False
+    world.tally.attempt(A)
+    world.tally.relayed(1200)
+    world.tally.relayed(800)
+
+    assert world.charged(CLIENT_CLOSED) == (PROMPT, 500, True)
+
+
+@pytest.mark.parametrize("outcome", [COMPLETED, CLIENT_CLOSED, TRUNCATED])
+def test_what_was_relayed_in_one_piece_costs_at_most_its_output_cap(outcome: UsageOutcome) -> None:
+    world = World(output_cap=42)
+    world.tally.streamed = False
+    world.tally.attempt(A)
+    for _ in range(3):
+        world.tally.relayed(100)
+
+    assert world.charged(outcome) == (PROMPT, 42, True)
+    assert world.record.said[1:-1] == [25, 42]  # what is booked of a process that dies is bounded too
+
+
+def test_what_was_relayed_of_a_large_answer_is_no_measure_where_the_speed_is_known() -> None:
+    world = World(rate=10)
+    world.tally.streamed = False
+    world.tally.attempt(A)
+    world.clock.at += 3
+    world.tally.relayed(4000)  # log probabilities, say
+
+    assert world.charged(CLIENT_CLOSED) == (PROMPT, 30, True)
+
+
+@pytest.mark.parametrize("outcome", [COMPLETED, CLIENT_CLOSED, TRUNCATED])
+def test_a_stream_costs_at_most_its_output_cap_where_nobody_counted(outcome: UsageOutcome) -> None:
+    world = World(output_cap=42)
+    world.tally.attempt(A)
+    world.tally.released(100)
+
+    assert world.charged(outcome) == (PROMPT, 42, True)
+
+
+@pytest.mark.parametrize(("made", "charged"), [(0, 0), (30, 30), (100, 42)])
+def test_work_of_which_the_client_gets_nothing_is_charged(made: int, charged: int) -> None:
+    world = World(output_cap=42)
+    world.tally.streamed = False
+    world.tally.attempt(A)
+    world.tally.wasted(made)
+
+    assert world.charged(REJECTED) == (PROMPT, charged, True)
+
+
 @pytest.mark.parametrize("outcome", [REJECTED, FAILED])
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_request_nobody_answered_costs_nothing(outcome: UsageOutcome, *, streamed: bool) -> None:
@@ -292,7 +343,7 @@ def test_without_a_released_record_there_is_no_first_token() -> None:
 
 
 def test_a_model_never_seen_has_no_speed() -> None:
-    assert EvalRates().tokens_in(MODEL, 600, at_most=4096) == 0
+    assert EvalRates().tokens_in(MODEL, 600, at_most=4096) is None
 
 
 def test_speed_is_the_mean_of_the_last_twenty_completions() -> None:
@@ -310,7 +361,7 @@ def test_models_do_not_share_their_speed() -> None:
     rates = EvalRates()
     rates.note(MODEL, measured(10, seconds=1), 1)
 
-    assert rates.tokens_in("other:1", 2, at_most=4096) == 0
+    assert rates.tokens_in("other:1", 2, at_most=4096) is None
 
 
 def test_an_answer_whose_backend_reports_no_time_counts_by_the_clock() -> None:
@@ -337,7 +388,7 @@ def test_only_completed_requests_teach_a_speed() -> None:
 
     world.tally.settle(CUT)
 
-    assert world.rates.tokens_in(MODEL, 1, at_most=4096) == 0
+    assert world.rates.tokens_in(MODEL, 1, at_most=4096) is None
 
 
 def test_a_completed_request_teaches_its_models_speed() -> None:
@@ -356,5 +407,5 @@ def test_only_so_many_models_are_remembered() -> None:
     for number in range(MAX_RATED_MODELS + 1):
         rates.note(f"m:{number}", measured(10, seconds=1), 1)
 
-    assert rates.tokens_in("m:0", 1, at_most=4096) == 0
+    assert rates.tokens_in("m:0", 1, at_most=4096) is None
     assert rates.tokens_in(f"m:{MAX_RATED_MODELS}", 1, at_most=4096) == 10
