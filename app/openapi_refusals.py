@@ -64,7 +64,11 @@ INFERENCE: Final = (
         " false.",
         LimitExceeded(Refused(_SPENT, 12.0, (_SPENT,))),
     ),
-    Refusal("AllFailed", "Every backend that was tried failed.", UpstreamExhausted()),
+    Refusal(
+        "AllFailed",
+        "Every backend that was tried failed, or a model's answer ended before it was complete.",
+        UpstreamExhausted(),
+    ),
     Refusal("Busy", "Nothing can be tried now; come back after Retry-After.", NoCandidate(retry_after_s=5)),
 )
 

@@ -9,6 +9,7 @@ import msgspec
 
 from app.gateway.limit_headers import headers as limit_headers
 from domain.errors import (
+    AnswerGivenUp,
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
@@ -38,6 +39,7 @@ FORBIDDEN = "The model or operation is not available to this key."
 UNKNOWN_PATH = "There is nothing at this path."
 METHOD_NOT_ALLOWED = "This path does not support that method; the Allow header lists those it does."
 ALL_FAILED = "No backend could answer this request. Try again."
+GIVEN_UP = "The model's answer broke off before it was complete. Trying again is likely to end the same way."
 NO_CANDIDATE = "All backends for this model are busy or out of reach. Try again later."
 UNAVAILABLE = "The gateway cannot take this request at the moment. Try again later."
 INTERNAL = "The gateway failed to handle this request. Its operator can find it by the X-Request-ID header."
@@ -145,6 +147,7 @@ _TABLE: dict[type[GatewayError], Callable[..., Problem]] = {
     UnsupportedEncoding: _bad_request(415, "unsupported_encoding"),
     RejectedUpstream: lambda error: Problem(error.status, error.message, "invalid_request_error"),
     UpstreamExhausted: lambda _: Problem(502, ALL_FAILED, "api_error"),
+    AnswerGivenUp: lambda _: Problem(502, GIVEN_UP, "api_error", None, _DO_NOT_RETRY),
     LimitExceeded: _limit_exceeded,
     PromptTooLarge: _prompt_too_large,
     NoCandidate: lambda error: Problem(

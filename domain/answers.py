@@ -96,12 +96,14 @@ class WholeAnswer(msgspec.Struct, frozen=True):
     """An answer that came as one JSON body.
 
     `complete` is False for an error, for something else than this route answers, and for an answer that the
-    backend itself gave up in the middle. `error_text` is for operators only.
+    backend itself gave up in the middle: `given_up` is the tokens, roughly, of what it had made until then.
+    `error_text` is for operators only.
     """
 
     complete: bool
     usage: MeasuredUsage | None = None
     error_text: str = ""
+    given_up: int = 0
 
 
 class Echo(msgspec.Struct, frozen=True):
@@ -225,7 +227,7 @@ def error_text(error: str | dict[str, object] | None) -> str:
 def _read_native(body: bytes) -> WholeAnswer:
     record = NATIVE_RECORD.decode(body)
     if record.error is not None or not record.done:
-        return WholeAnswer(complete=False, error_text=error_text(record.error))
+        return _incomplete(record.error, chat_output(body) if record.done is False else Output())
     return WholeAnswer(complete=True, usage=native_usage(body, counted=0))
 
 
@@ -233,7 +235,7 @@ def _read_openai(body: bytes) -> WholeAnswer:
     record = OPENAI_RECORD.decode(body)
     ended = bool(record.choices) and all(choice.finish_reason for choice in record.choices or ())
     if record.error is not None or not ended:
-        return WholeAnswer(complete=False, error_text=error_text(record.error))
+        return _incomplete(record.error, chat_output(body))
     return WholeAnswer(complete=True, usage=openai_usage(record.usage))
 
 
@@ -242,15 +244,21 @@ def _read_response(body: bytes) -> WholeAnswer:
     record = _RESPONSE_BODY.decode(body)
     usage = token_usage(record.usage)
     if record.error is not None or record.status not in {"completed", "incomplete"} or usage is None:
-        return WholeAnswer(complete=False, error_text=error_text(record.error))
+        return _incomplete(record.error, items_output(body))
     return WholeAnswer(complete=True, usage=usage)
 
 
 def _read_message(body: bytes) -> WholeAnswer:
     record = _MESSAGE_BODY.decode(body)
     if record.error is not None or record.type != "message" or not record.stop_reason:
-        return WholeAnswer(complete=False, error_text=error_text(record.error))
+        return _incomplete(record.error, items_output(body))
     return WholeAnswer(complete=True, usage=token_usage(record.usage))
+
+
+def _incomplete(error: str | dict[str, object] | None, output: Output) -> WholeAnswer:
+    """Judge an answer without an end: with an error it failed, else it was given up if anything stands in it."""
+    given_up = output.in_one_piece if error is None else 0
+    return WholeAnswer(complete=False, error_text=error_text(error), given_up=given_up)
 
 
 def _last_usage(tail: bytes) -> MeasuredUsage | None:

@@ -12,6 +12,7 @@ GatewayError
 |-- PromptTooLarge             no limit ever has room for the request
 |-- NoCandidate                nothing could be tried, every backend was busy, or no place came free
 |-- UpstreamExhausted          every attempt failed
+|-- AnswerGivenUp              a working backend ended its answer in the middle
 |-- Unavailable                our own trouble: journal full, key store or model table out of reach, draining
 UpstreamFailed                 one failed attempt; never leaves the relay
 LedgerFull                     the journal has no room; the HTTP layer answers Unavailable
@@ -108,6 +109,17 @@ class NoCandidate(GatewayError):  # noqa: N818
 
 class UpstreamExhausted(GatewayError):  # noqa: N818
     """Every attempt failed before the first byte."""
+
+
+class AnswerGivenUp(GatewayError):  # noqa: N818
+    """A backend that works ended its answer in the middle, as Ollama does when a model repeats itself for too long.
+
+    Nothing of it was relayed. `tokens` is what stood in it, roughly: it is charged, and no other backend is asked.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
 
 
 class Unavailable(GatewayError):  # noqa: N818

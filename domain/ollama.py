@@ -34,12 +34,16 @@ class VerdictKind(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A judged answer. `status` and `message` are what the client is told of its own fault."""
+    """A judged answer. `status` and `message` are what the client is told of its own fault.
+
+    A `late` one is found only in reading a text, when other texts of the same request may have been computed.
+    """
 
     kind: VerdictKind
     upstream_status: int
     status: int = 400
     message: str = ""
+    late: bool = False
 
 
 class _Phrase(msgspec.Struct, frozen=True):
@@ -49,6 +53,7 @@ class _Phrase(msgspec.Struct, frozen=True):
     statuses: frozenset[int]
     kind: VerdictKind
     message: str = ""
+    late: bool = False
     embed_only: bool = False
 
 
@@ -71,6 +76,13 @@ def _crash(text: str) -> _Phrase:
 def _fault(text: str, message: str, *statuses: int) -> _Phrase:
     return _Phrase(
         text, frozenset(statuses or {_BAD_REQUEST, _SERVER_ERROR}), VerdictKind.CLIENT_FAULT, message
+    )
+
+
+def _too_long(text: str) -> _Phrase:
+    message = "the prompt is longer than the model's context"
+    return _Phrase(
+        text, frozenset({_BAD_REQUEST, _SERVER_ERROR}), VerdictKind.CLIENT_FAULT, message, late=True
     )
 
 
@@ -101,8 +113,8 @@ _PHRASES: Final = (
     _fault("does not support embed", "this model does not support embeddings", _BAD_REQUEST),
     _fault("invalid think value", "'think' must be true, false or a level this model knows", _BAD_REQUEST),
     _fault("top_logprobs", "'top_logprobs' must be between 0 and 20", _BAD_REQUEST),
-    _fault("context length", "the prompt is longer than the model's context"),
-    _fault("available context size", "the prompt is longer than the model's context"),
+    _too_long("context length"),
+    _too_long("available context size"),
     _fault("invalid input", "'input' must be a string or a list of strings, not empty", _BAD_REQUEST),
     _fault("only supports one image", "this model takes one image per request"),
     _fault("missing data required for image input", "this model does not support images"),
@@ -200,7 +212,7 @@ def _by_words(status: int, said: str, otherwise: VerdictKind, spec: RouteSpec) -
         if phrase.embed_only and spec.kind is not RouteKind.EMBED:
             continue
         if status in phrase.statuses and phrase.text in said:
-            return Verdict(phrase.kind, status, message=phrase.message)
+            return Verdict(phrase.kind, status, message=phrase.message, late=phrase.late)
     return Verdict(
         otherwise, status, message=_REFUSED_MESSAGE if otherwise is VerdictKind.CLIENT_FAULT else ""
     )

@@ -14,6 +14,7 @@ from app.gateway.line import Ticket, busy
 from domain.account import Tally
 from domain.answers import Echo, read_whole
 from domain.errors import (
+    AnswerGivenUp,
     ModelForbidden,
     RejectedUpstream,
     Sent,
@@ -128,6 +129,8 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Tic
         Every candidate said that it does not have the model.
     NoCandidate
         All were busy, or the request could not wait for a place any longer.
+    AnswerGivenUp
+        A backend ended its answer in the middle.
     UpstreamExhausted
         Every attempt failed.
     Unavailable
@@ -147,11 +150,16 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Tic
         except UpstreamFailed as failure:
             _failed(candidate, order, failure, gateway)
             continue
+        except AnswerGivenUp as given_up:
+            _given_up(candidate, order, given_up, tally, gateway)
+            raise
         if isinstance(opened, Opened):
             gateway.count_attempt(candidate.backend, "answered")
             return opened
         _refused(candidate, order, opened, gateway)
         if opened.kind is VerdictKind.CLIENT_FAULT:
+            if opened.late and order.request.prompt.texts > 1:
+                tally.wasted(0)  # the other texts of the batch were computed beside the one that was refused
             raise RejectedUpstream(opened.status, opened.message)
         attempts.verdict(opened)
         if attempts.server_errors >= SERVER_ERRORS_BEFORE_STOP:
@@ -226,6 +234,8 @@ async def _open_body(answer: UpstreamAnswer, order: Order) -> Opened:
     body = bytes(held)
     whole = read_whole(order.spec, body)
     if not whole.complete:
+        if whole.given_up:
+            raise AnswerGivenUp(whole.given_up)
         raise UpstreamFailed("incomplete_body", Sent.HEAD_RECEIVED, whole.error_text)
     if order.echo is not None:
         body = order.echo.whole(body)
@@ -243,6 +253,21 @@ def _failed(candidate: Candidate, order: Order, failure: UpstreamFailed, gateway
         kind=failure.kind,
         sent=failure.sent.name.lower(),
         detail=failure.detail,
+    )
+
+
+def _given_up(
+    candidate: Candidate, order: Order, given_up: AnswerGivenUp, tally: Tally, gateway: Gateway
+) -> None:
+    """Charge for what a model made: its backend works, and another would do no better."""
+    tally.wasted(given_up.tokens)
+    gateway.count_attempt(candidate.backend, "broken")
+    _log.warning(
+        "answer_broken",
+        request_id=order.request_id.decode(),
+        backend=candidate.backend,
+        kind="given_up",
+        detail="",
     )
 
 

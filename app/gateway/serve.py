@@ -25,6 +25,7 @@ from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
 from domain.authorize import authorize
 from domain.errors import (
+    AnswerGivenUp,
     GatewayError,
     LedgerFull,
     ModelForbidden,
@@ -248,6 +249,9 @@ async def exchange(
         raise
     except Unavailable:
         tally.settle(UsageOutcome.CUT)
+        raise
+    except AnswerGivenUp:
+        tally.settle(UsageOutcome.UPSTREAM_TRUNCATED)
         raise
     except (GatewayError, AnswerCut):
         tally.settle(UsageOutcome.UPSTREAM_FAILED)

@@ -7,6 +7,7 @@ from app.gateway.limit_headers import headers
 from app.problems import FORBIDDEN, INTERNAL, problem_of, render
 from domain import errors
 from domain.errors import (
+    AnswerGivenUp,
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
@@ -54,6 +55,7 @@ TABLE: list[tuple[GatewayError, int, str, str | None]] = [
     (UnsupportedEncoding("Why."), 415, "invalid_request_error", "unsupported_encoding"),
     (RejectedUpstream(422, "Why."), 422, "invalid_request_error", None),
     (UpstreamExhausted(), 502, "api_error", None),
+    (AnswerGivenUp(5), 502, "api_error", None),
     *((exceeded(kind), 429, "rate_limit_error", "rate_limit_exceeded") for kind in RATES),
     *((exceeded(kind), 429, "rate_limit_error", "insufficient_quota") for kind in QUOTAS),
     (PromptTooLarge(5000, 4000), 429, "rate_limit_error", "rate_limit_exceeded"),
@@ -91,6 +93,7 @@ def test_every_refusal_has_its_status_and_shapes(
         (exceeded(LimitKind.REQUESTS_PER_MINUTE), "rate_limit_error"),
         (PromptTooLarge(5000, 4000), "rate_limit_error"),
         (UpstreamExhausted(), "api_error"),
+        (AnswerGivenUp(5), "api_error"),
         (NoCandidate(7), "overloaded_error"),
         (Unavailable("draining"), "overloaded_error"),
         (RuntimeError("canary"), "api_error"),

@@ -137,6 +137,47 @@ def test_what_a_backend_gave_up_is_incomplete_in_every_family(path: str, change:
     assert not read_whole(ROUTES[path], json.dumps(body | change).encode()).complete
 
 
+TEXT = "你好" * 20  # 120 bytes
+ARGUMENTS = {"city": "Ulm"}  # 14 bytes
+NO_TOKENS = {"input_tokens": 0, "output_tokens": 0}
+NATIVE_CALL = {"function": {"name": "f", "arguments": ARGUMENTS}}
+OPENAI_CALL = {"function": {"name": "f", "arguments": '{"city":"Ulm"}'}}
+SUMMARY = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "abcd"}]}
+GIVEN_UP: list[tuple[str, dict[str, object], int]] = [
+    ("/api/generate", {"response": TEXT, "thinking": "abcd", "done": False}, 31),
+    ("/api/chat", {"message": {"content": TEXT}, "done": False}, 30),
+    ("/api/chat", {"message": {"content": "", "thinking": "a"}, "done": False}, 1),
+    ("/api/chat", {"message": {"content": "ab", "tool_calls": [NATIVE_CALL]}, "done": False}, 4),
+    ("/api/chat", {"message": {"content": TEXT}}, 0),
+    ("/api/chat", {"message": {"content": ""}, "done": False}, 0),
+    ("/v1/completions", {"choices": [{"text": TEXT, "finish_reason": None}]}, 30),
+    ("/v1/chat/completions", {"choices": [{"message": {"content": TEXT}, "finish_reason": None}]}, 30),
+    ("/v1/chat/completions", {"choices": [{"message": {"content": None, "tool_calls": [OPENAI_CALL]}}]}, 3),
+    (
+        "/v1/responses",
+        {"status": "completed", "output": [SUMMARY, {"content": [{"text": TEXT}]}], "usage": NO_TOKENS},
+        31,
+    ),
+    ("/v1/responses", {"status": "completed", "output": [{"arguments": '{"city":"Ulm"}'}]}, 3),
+    ("/v1/messages", {"type": "message", "content": [{"thinking": "abcd"}, {"text": TEXT}]}, 31),
+    ("/v1/messages", {"type": "message", "content": [{"type": "tool_use", "input": ARGUMENTS}]}, 3),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "tokens"), GIVEN_UP)
+def test_what_stood_in_an_answer_that_was_given_up_is_told(
+    path: str, body: dict[str, object], tokens: int
+) -> None:
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+    assert read_whole(ROUTES[path], text) == WholeAnswer(complete=False, given_up=tokens)
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, body, _ in GIVEN_UP])
+def test_an_answer_with_an_error_was_not_given_up(path: str, body: dict[str, object]) -> None:
+    assert read_whole(ROUTES[path], json.dumps(body | {"error": "x"}).encode()).given_up == 0
+
+
 def test_an_incomplete_response_is_a_whole_answer() -> None:
     body, usage = ANSWERS["/v1/responses"]
 

@@ -106,6 +106,19 @@ def test_a_crash_that_embed_reports_as_the_clients_mistake_is_the_servers(text: 
     assert classify(400, native(text), JSON, CHAT).kind is VerdictKind.CLIENT_FAULT
 
 
+@pytest.mark.parametrize(
+    ("text", "late"),
+    [
+        ("the input length exceeds the context length", True),
+        ("input is larger than the available context size", True),
+        ("this model does not support embeddings", False),
+        ("something new", False),
+    ],
+)
+def test_only_a_text_that_is_too_long_is_found_when_others_were_computed(text: str, *, late: bool) -> None:
+    assert classify(400, native(text), JSON, EMBED).late is late
+
+
 def test_a_real_mistake_on_embed_stays_the_clients() -> None:
     assert classify(400, native("invalid input type"), JSON, EMBED).kind is VerdictKind.CLIENT_FAULT
 

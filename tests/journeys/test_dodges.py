@@ -7,7 +7,18 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.support.asking import MESSAGES, MODEL, NATIVE_WHOLE, PROMPT_CHARS, ask
+from app.gateway.attempts import HELD_BODY_BYTES
+from tests.support.asking import (
+    ANTHROPIC_STREAM,
+    MESSAGES,
+    MODEL,
+    NATIVE_WHOLE,
+    PROMPT_CHARS,
+    RESPONSES_STREAM,
+    STREAMS,
+    Shape,
+    ask,
+)
 from tests.support.fleet import EMBEDDER
 from tests.support.gateway import Gateway
 from tests.support.leaving_client import leaving_client
@@ -20,6 +31,8 @@ TOKENS: Final = 40
 DEFAULT_CAP: Final = 4096
 IMAGE_TOKENS: Final = 4096
 CONTEXT: Final = 8192
+FRESH: Final = "fresh:1b"
+"""Never answers to its end here, so that nobody knows its speed."""
 PER_MESSAGE: Final = 32
 TEXT: Final = MESSAGES[0]["content"]
 PICTURE: Final = "iVBORw0KGgo="
@@ -45,7 +58,7 @@ async def instance(
     valkey: RedisDatabases,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Gateway]:
-    backend = SimulatedOllama.start(models=f"{MODEL}:latest,{EMBEDDER}:latest", tokens=TOKENS)
+    backend = SimulatedOllama.start(models=f"{MODEL}:latest,{EMBEDDER}:latest,{FRESH}", tokens=TOKENS)
     async with running_limited(
         database_url=postgres.create(template=migrated_template),
         redis_url=valkey.claim(),
@@ -60,7 +73,7 @@ async def backend(instance: Gateway) -> SimulatedOllama:
     """Give the backend with an empty log; its model can do everything."""
     (backend,) = instance.backends.values()
     await backend.reset()
-    await backend.host(CAN_DO_ALL, f"{EMBEDDER}:latest")
+    await backend.host(CAN_DO_ALL, f"{EMBEDDER}:latest", FRESH)
     return backend
 
 
@@ -227,6 +240,63 @@ async def test_a_prompt_beyond_the_context_is_charged_no_more_than_was_reserved(
     assert row.tokens_in + row.tokens_out <= LARGE - int(headers["x-ratelimit-remaining-tokens"])
 
 
+# -- what an answer holds that never told its counts
+
+
+WRITTEN: Final = "x" * 2000
+ARGUMENTS_TOKENS: Final = len('{"note":""}' + WRITTEN) // 4
+
+
+def _calling(shape: Shape) -> dict[str, Any]:
+    """Return the fields that make the model call a tool with a long argument."""
+    schema = {"type": "object", "properties": {"note": {"const": WRITTEN}}}
+    say = {"messages": [{"role": "user", "content": "use weather"}]}
+    if shape == ANTHROPIC_STREAM:
+        return {**say, "tools": [{"name": "weather", "input_schema": schema}]}
+    function = {"name": "weather", "parameters": schema}
+    if shape == RESPONSES_STREAM:
+        return {"input": "use weather", "tools": [{"type": "function", **function}]}
+    return {**say, "tools": [{"type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize("shape", STREAMS, ids=str)
+async def test_leaving_right_after_a_call_costs_what_its_arguments_come_to(
+    limited: Limited, backend: SimulatedOllama, shape: Shape
+) -> None:
+    await backend.order("hang", after=1)
+    key = await limited.key(tokens_per_day=LARGE)
+    async with leaving_client(limited.gateway.url) as leaver:
+        await leaver.post(shape.path, shape.body(**_calling(shape)), key=key.text)
+        await leaver.head()
+        seen = b""
+        while WRITTEN.encode() not in seen:
+            seen += await leaver.chunk()
+        leaver.leave()
+    (row,) = await limited.gateway.rows_of_all(key, 1)
+
+    assert (row.outcome, row.tokens_out, row.estimated) == ("client_closed", ARGUMENTS_TOKENS, True)
+    await moved_to(row.tokens_in + row.tokens_out, await limited.client(key))
+
+
+async def test_a_large_answer_that_broke_off_costs_what_was_relayed_where_the_speed_is_unknown(
+    limited: Limited, backend: SimulatedOllama
+) -> None:
+    tokens = 300_000  # 1.5 MB
+    await backend.change(tokens=tokens)
+    await backend.order("wrong_length", size=1 << 24)
+    key = await limited.key(tokens_per_day=LARGE)
+    client = await limited.client(key)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.post(
+            "/api/chat", json={**CHAT, "model": FRESH, "stream": False, "options": {"num_predict": tokens}}
+        )
+    (row,) = await limited.gateway.rows_of_all(key, 1)
+
+    assert (row.outcome, row.tokens_in, row.estimated) == ("upstream_truncated", PROMPT_CHARS // 4, True)
+    assert HELD_BODY_BYTES // 4 <= row.tokens_out <= tokens
+    await moved_to(row.tokens_in + row.tokens_out, client)
+
+
 # -- embeddings
 
 
@@ -255,7 +325,9 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(
     assert len(await backend.requests()) == 1
 
 
-@pytest.mark.parametrize(("prompt", "tokens"), [("x" * 4000, 1000), ("你好" * 500, 750)], ids=["english", "chinese"])
+@pytest.mark.parametrize(
+    ("prompt", "tokens"), [("x" * 4000, 1000), ("你好" * 500, 750)], ids=["english", "chinese"]
+)
 async def test_the_old_embeddings_route_is_charged_although_it_reports_nothing(
     limited: Limited, prompt: str, tokens: int
 ) -> None:
@@ -278,6 +350,21 @@ async def test_a_batch_that_was_left_is_charged(limited: Limited, backend: Simul
 
     assert (row.outcome, row.tokens_in, row.tokens_out) == ("client_closed", 500, 0)
     await moved_to(500, await limited.client(key))
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/v1/embeddings"])
+@pytest.mark.parametrize(("texts", "tokens"), [(5, 500), (1, 0)])
+async def test_a_batch_that_is_refused_for_one_of_its_texts_is_charged_for_the_others(
+    limited: Limited, backend: SimulatedOllama, path: str, texts: int, tokens: int
+) -> None:
+    await backend.order("status", status=400, body="the input length exceeds the context length")
+    client = await limited.new(tokens_per_day=LARGE)
+    refused = await client.post(path, json={"model": EMBEDDER, "input": ["x" * 400] * texts})
+    row = await limited.gateway.row(refused)
+
+    assert (refused.status_code, row.outcome) == (httpx.codes.BAD_REQUEST, "rejected_upstream")
+    assert (row.tokens_in, row.tokens_out, row.estimated) == (tokens, 0, texts > 1)
+    await moved_to(tokens, client)
 
 
 # -- what costs no tokens

@@ -1,6 +1,7 @@
 """Every fault a backend can have, and what its clients and the ledger see of it."""
 
 import asyncio
+import json
 from typing import Any, get_args
 
 import httpx
@@ -11,6 +12,7 @@ from app.gateway.line import RETRY_AFTER_S
 from app.simulator.faults import Kind
 from tests.support.asking import (
     ANTHROPIC_STREAM,
+    ANTHROPIC_WHOLE,
     MODEL,
     NATIVE_STREAM,
     NATIVE_WHOLE,
@@ -18,6 +20,7 @@ from tests.support.asking import (
     OPENAI_WHOLE,
     PROMPT_CHARS,
     RESPONSES_STREAM,
+    RESPONSES_WHOLE,
     SHAPES,
     STREAMS,
     WHOLES,
@@ -37,6 +40,7 @@ CANARY = "canary-4711"
 """Stands in everything a backend says of its trouble; no tenant may ever see it."""
 PROMPT_ESTIMATE = PROMPT_CHARS // 4
 RELEASED = 3
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 SECRET_PLACE = f"http://127.0.0.1:9/{CANARY}"
 
 
@@ -249,6 +253,53 @@ async def test_two_backends_that_answer_500_stop_a_poison_request(
     row = await fleet.row(reply)
     assert (row.outcome, row.tokens_in, row.tokens_out) == ("upstream_failed", 0, 0)
     assert row.attempted_backends == ["a", "b"]
+
+
+def given_up(shape: Shape, text: str) -> dict[str, Any]:
+    """Return what a backend sends whose model repeated itself until it was stopped: no end, and no counts."""
+    nothing = {"input_tokens": 0, "output_tokens": 0}
+    if shape == RESPONSES_WHOLE:
+        parts = [{"type": "output_text", "text": text}]
+        return {"status": "completed", "output": [{"type": "message", "content": parts}], "usage": nothing}
+    if shape == ANTHROPIC_WHOLE:
+        parts = [{"type": "text", "text": text}]
+        return {"type": "message", "content": parts, "stop_reason": None, "usage": nothing}
+    message = {"role": "assistant", "content": text}
+    if shape == NATIVE_WHOLE:
+        return {"model": MODEL, "message": message, "done": False}
+    return {"model": MODEL, "choices": [{"message": message, "finish_reason": None}], "usage": ZEROS}
+
+
+async def test_an_answer_that_was_given_up_is_charged_and_no_fault_of_its_backend(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
+    await fleet.rest()
+    text = CANARY * 100
+    replies = []
+    for shape in WHOLES:
+        body = json.dumps(given_up(shape, text))
+        await fleet.a.order("status", status=200, raw_body=body, content_type="application/json")
+        reply = await ask(client, shape)
+        replies.append(reply)
+        assert (reply.status_code, is_refusal(shape, reply)) == (502, True), shape
+        assert reply.headers["x-should-retry"] == "false"
+        assert tells_nothing(reply)
+
+    assert await fleet.attempts() == "a" * len(WHOLES)
+    for row in await fleet.rows(*replies):
+        assert (row.outcome, row.attempts, row.estimated) == ("upstream_truncated", 1, True)
+        assert (row.tokens_in, row.tokens_out) == (PROMPT_ESTIMATE, len(text) // 4)
+
+
+async def test_an_answer_given_up_before_its_first_word_costs_an_attempt(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
+    await fleet.even_out()
+    body = json.dumps(given_up(NATIVE_WHOLE, ""))
+    await fleet.a.order("status", status=200, raw_body=body, content_type="application/json")
+    reply = await ask(client, NATIVE_WHOLE)
+
+    assert answer_of(NATIVE_WHOLE, reply).startswith("b ")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
