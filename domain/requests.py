@@ -21,6 +21,9 @@ from domain.routes import (
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
 from domain.values import ApiFamily
 
+_WHOLE_NUMBERS = 2**63
+"""Ollama refuses any that does not fit into 64 bits."""
+
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _ABSENT_IF_EMPTY = frozenset(
@@ -226,7 +229,7 @@ def _whole_number(values: Mapping[str, object], name: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not -_WHOLE_NUMBERS <= value < _WHOLE_NUMBERS:
         raise BadRequest(f"'{name}' must be a whole number")
     return value
 

@@ -208,6 +208,13 @@ def test_an_output_limit_of_another_type_is_refused(value: object) -> None:
         parse("/v1/completions", max_completion_tokens=value)
 
 
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30])
+def test_a_whole_number_that_ollama_cannot_hold_is_refused(value: int) -> None:
+    assert parse("/v1/chat/completions", max_tokens=2**63 - 1).output_cap == 2**63 - 1
+    with pytest.raises(BadRequest, match="'max_tokens'"):
+        parse("/v1/chat/completions", max_tokens=value)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize(
     ("options", "wanted"),

@@ -2,6 +2,7 @@
 
 A port of the rules, not of code: exact names first, then names equal under simple case folding; the last of
 several keys wins, null changes nothing, objects merge into maps, what follows the first value is ignored.
+Needs no Go, so that Hypothesis can ask it body by body; `tests.support.go_decoder` asks Go itself.
 """
 
 import json
