@@ -13,6 +13,7 @@ from domain.errors import (
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
+    BrokenFraming,
     GatewayError,
     LimitExceeded,
     MethodNotAllowed,
@@ -91,6 +92,10 @@ def _bad_request(status: int, code: str | None = None) -> Callable[[BadRequest],
     return lambda error: Problem(status, error.message, "invalid_request_error", code)
 
 
+def _broken_framing(error: BrokenFraming) -> Problem:
+    return Problem(400, error.message, "invalid_request_error", None, ((b"connection", b"close"),))
+
+
 def _limit_exceeded(error: LimitExceeded) -> Problem:
     limit = error.refused.refused
     seconds = max(1, ceil(error.refused.retry_after_s))
@@ -144,6 +149,7 @@ _TABLE: dict[type[GatewayError], Callable[..., Problem]] = {
     BadRequest: _bad_request(400),
     BodyTooLarge: _bad_request(413, "body_too_large"),
     BodyTooSlow: _bad_request(408, "body_too_slow"),
+    BrokenFraming: _broken_framing,
     UnsupportedEncoding: _bad_request(415, "unsupported_encoding"),
     RejectedUpstream: lambda error: Problem(error.status, error.message, "invalid_request_error"),
     UpstreamExhausted: lambda _: Problem(502, ALL_FAILED, "api_error"),

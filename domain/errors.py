@@ -7,6 +7,7 @@ GatewayError
 |-- UnknownPath, MethodNotAllowed
 |-- BadRequest                 the request's own fault, before anything was sent upstream
 |   |-- BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+|   |-- BrokenFraming          where the request ends is in doubt: its connection carries no other
 |-- RejectedUpstream           the backend found the request itself at fault
 |-- LimitExceeded              a limit or quota has no room for the request
 |-- PromptTooLarge             no limit ever has room for the request
@@ -71,6 +72,10 @@ class BodyTooSlow(BadRequest):
 
 class UnsupportedEncoding(BadRequest):
     """The body is compressed in a way we do not decode."""
+
+
+class BrokenFraming(BadRequest):
+    """Where the request ends is in doubt, so its connection must not carry another one."""
 
 
 class RejectedUpstream(GatewayError):  # noqa: N818

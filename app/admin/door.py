@@ -20,14 +20,13 @@ from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import ClientLeft
 from app.gateway.call import Call
 from app.gateway.downstream import SERVER
-from app.gateway.endpoint import CLIENT_CLOSED_STATUS
+from app.gateway.endpoint import BROKEN_OFF, CLIENT_CLOSED_STATUS, TWO_ENDS
 from app.metrics import Metrics
 from app.refusals import NO_ROUTE
-from domain.errors import BadRequest, GatewayError, UnknownPath
+from domain.errors import BrokenFraming, GatewayError, UnknownPath
 
 API: Final = "/admin/v1/"
 
-_BROKEN_OFF: Final = "the body ended before it was complete"
 _JSON: Final = b"application/json"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"none", b"same-origin"})
@@ -78,7 +77,7 @@ class AdminDoor:
             await exit_.refuse(told(refusal))
         except ClientLeft:
             # Broken framing looks the same as leaving; then there still is somebody to be told.
-            await exit_.refuse(told(BadRequest(_BROKEN_OFF)))
+            await exit_.refuse(told(BrokenFraming(BROKEN_OFF)))
             exit_.status = CLIENT_CLOSED_STATUS
         except Exception as fault:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
             _log.exception("request_failed", request_id=call.request_id_text.decode(), route=_route(scope))
@@ -91,6 +90,8 @@ class AdminDoor:
     ) -> None:
         if not scope["path"].startswith(API):
             raise UnknownPath
+        if call.framing_in_doubt:
+            raise BrokenFraming(TWO_ENDS)
         admin = self._within()
         caller = await admin.logins.caller(call)
         note.key = caller.principal.key_prefix

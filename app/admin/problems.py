@@ -21,6 +21,7 @@ from domain.errors import (
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
+    BrokenFraming,
     GatewayError,
     MethodNotAllowed,
     Unauthenticated,
@@ -166,6 +167,9 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     BadRequest: _bad_request(INVALID_REQUEST),
     BodyTooLarge: _bad_request(BODY_TOO_LARGE),
     BodyTooSlow: _bad_request(BODY_TOO_SLOW),
+    BrokenFraming: lambda error: Told(
+        INVALID_REQUEST, sentence(error.message), headers=((b"connection", b"close"),)
+    ),
     UnsupportedEncoding: _bad_request(UNSUPPORTED_MEDIA_TYPE),
     Unavailable: lambda error: Told(UNAVAILABLE_KIND, UNAVAILABLE, headers=_retry_after(error.retry_after_s)),
     InvalidFields: _invalid_fields,

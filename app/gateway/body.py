@@ -23,6 +23,10 @@ class ClientLeft(Exception):  # noqa: N818 - nobody's failure
     """The client closed its connection before its request was complete."""
 
 
+class BodyCut(ClientLeft):
+    """The body ended before it was complete: its client left, or its chunks are broken. Both look alike from here."""
+
+
 class Bodies:
     """Reads bodies, each within `max_bytes` and `base_timeout_s` plus one second per MiB it may have.
 
@@ -55,8 +59,8 @@ class Bodies:
             Its compression is broken.
         BodyTooSlow
             It did not arrive in time.
-        ClientLeft
-            The connection closed first.
+        BodyCut
+            It ended before it was complete.
         """
         zstd = None if call.content_encoding in _PLAIN else self._zstd(call)
         pieces: list[bytes] = []
@@ -101,7 +105,7 @@ class Bodies:
         while True:
             event = await receive()
             if event["type"] != "http.request":
-                raise ClientLeft
+                raise BodyCut
             piece = event["body"]
             size += len(piece)
             if size > self._max_bytes:

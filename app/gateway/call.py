@@ -10,6 +10,7 @@ from domain.credentials import presented_key
 from domain.values import RequestId
 
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_CHUNKED: Final = b"chunked"
 _TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -33,6 +34,7 @@ class Call:
         "request_id_text",
         "started",
         "traceparent",
+        "transfer_coding",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class Call:
         self.request_id_text: Final = str(self.request_id).encode()
         self.body_length: int | None = None
         self.content_encoding = b"identity"
+        self.transfer_coding: bytes | None = None
         self.key_digests: tuple[bytes, ...] = ()
         self.client_request_id: str | None = None
         self.traceparent: bytes | None = None
@@ -91,6 +94,15 @@ class Call:
         """The values of all X-Forwarded-For headers, in order; believed only from a trusted proxy."""
         return self._forwarded_for
 
+    @property
+    def framing_in_doubt(self) -> bool:
+        """Whether a server before us could see another end of this request than the one below us does.
+
+        Chunks end in one place for everybody, under a further coding they do not. (Of a length beside chunks nothing
+        arrives here: the server below us leaves it out, goes by the chunks and closes the connection.)
+        """
+        return self.transfer_coding is not None and self.transfer_coding != _CHUNKED
+
     def _scan_authorization(self, value: bytes) -> None:
         self._authorization.append(value)
 
@@ -103,6 +115,10 @@ class Call:
     def _scan_content_length(self, value: bytes) -> None:
         if value.isdigit() and len(value) <= 18:  # noqa: PLR2004 - the decimal digits a 64 bit size can have
             self.body_length = int(value)
+
+    def _scan_transfer_encoding(self, value: bytes) -> None:
+        seen = self.transfer_coding
+        self.transfer_coding = value.strip(b" \t").lower() if seen is None else b"%b, %b" % (seen, value)
 
     def _scan_content_encoding(self, value: bytes) -> None:
         self.content_encoding = value.strip().lower()
@@ -122,6 +138,7 @@ _SCANNERS = {
     b"x-forwarded-for": Call._scan_forwarded_for,  # noqa: SLF001
     b"content-length": Call._scan_content_length,  # noqa: SLF001
     b"content-encoding": Call._scan_content_encoding,  # noqa: SLF001
+    b"transfer-encoding": Call._scan_transfer_encoding,  # noqa: SLF001
     b"x-request-id": Call._scan_request_id,  # noqa: SLF001
     b"traceparent": Call._scan_traceparent,  # noqa: SLF001
 }

@@ -10,16 +10,20 @@ from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
 from app.gateway.access_log import AccessLog, AccessNote
-from app.gateway.body import ClientLeft
+from app.gateway.body import BodyCut, ClientLeft
 from app.gateway.call import Call
 from app.gateway.downstream import JSON, Downstream
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics, RouteMetrics
 from app.problems import problem_of, render
-from domain.errors import GatewayError, MethodNotAllowed, Unavailable, UnknownPath
+from domain.errors import BrokenFraming, GatewayError, MethodNotAllowed, Unavailable, UnknownPath
 from domain.values import ApiFamily
 
 CLIENT_CLOSED_STATUS: Final = 499
+BROKEN_OFF: Final = "the body ended before it was complete"
+TWO_ENDS: Final = (
+    "it is not certain where this request ends; send Content-Length or 'Transfer-Encoding: chunked'"
+)
 
 _log = structlog.get_logger()
 
@@ -90,6 +94,10 @@ class Endpoint:
             await self._handler(call)(visit)
         except GatewayError as refusal:
             await self._refuse(downstream, refusal)
+        except BodyCut:
+            # If its chunks are broken, there still is somebody to be told.
+            await self._refuse(downstream, BrokenFraming(BROKEN_OFF))
+            downstream.status = CLIENT_CLOSED_STATUS
         except ClientLeft:
             downstream.status = CLIENT_CLOSED_STATUS
         except AnswerCut:
@@ -120,6 +128,8 @@ class Endpoint:
         handler = self._route.handlers.get(call.method)
         if handler is None:
             raise MethodNotAllowed(self._route.allow)
+        if call.framing_in_doubt:
+            raise BrokenFraming(TWO_ENDS)
         return handler
 
     async def _refuse(self, downstream: Downstream, error: Exception) -> None:

@@ -156,6 +156,15 @@ async def test_t17_broken_chunks_are_no_fault_of_ours(desk: Desk) -> None:
     assert desk.gateway.app.log().count("request_failed") == before
 
 
+async def test_t19_a_request_that_could_end_in_two_places_is_refused(desk: Desk) -> None:
+    doubtful = [head(desk, b"Transfer-Encoding: gzip, chunked"), b"2\r\n{}\r\n0\r\n\r\n"]
+
+    answer = await asyncio.to_thread(talk, desk.gateway, doubtful)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"it is not certain" in answer.lower()
+
+
 async def test_t16_a_body_that_does_not_come_is_given_up(desk: Desk) -> None:
     slow = [head(desk, b"Content-Length: 100"), b'{"slug"']
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from litestar.types import Receive
 
-from app.gateway.body import Bodies, ClientLeft
+from app.gateway.body import Bodies, BodyCut
 from app.gateway.call import Call
 from domain.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 from tests.support.asgi import Inbox
@@ -77,7 +77,7 @@ async def test_a_plain_body_may_say_that_it_is_plain(bodies: Bodies, encoding: b
 
 
 async def test_a_client_that_leaves_within_its_body_is_told_nothing(bodies: Bodies) -> None:
-    with pytest.raises(ClientLeft):
+    with pytest.raises(BodyCut):
         await bodies.read(call(), Inbox([b"half"], complete=False))
 
 

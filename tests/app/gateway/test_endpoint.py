@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from app.gateway.access_log import AccessLog
-from app.gateway.body import ClientLeft
+from app.gateway.body import BodyCut, ClientLeft
 from app.gateway.downstream import JSON
 from app.gateway.endpoint import Endpoint, Handler, PublicRoute, Visit
 from app.gateway.relay import AnswerCut
@@ -143,6 +143,47 @@ async def test_a_client_that_left_is_a_499_that_nobody_gets() -> None:
     assert world.outbox.events == []
     assert world.line()["status"] == 499
     assert world.counted() == {("/api/thing", "499"): 1}
+
+
+@pytest.mark.parametrize("family", list(ApiFamily))
+async def test_who_breaks_off_a_body_and_still_listens_is_told(family: ApiFamily) -> None:
+    world = World({"GET": failing(BodyCut())}, family=family)
+
+    await world.ask()
+
+    said = world.answer().json()["error"]
+    assert (world.answer().status, world.answer().header(b"connection")) == (400, b"close")
+    assert isinstance(said, str if family is ApiFamily.NATIVE else dict)
+    assert world.line()["status"] == 499
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ((b"transfer-encoding", b"gzip, chunked"),),
+        ((b"transfer-encoding", b"chunked, chunked"),),
+        ((b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")),
+        ((b"transfer-encoding", b"identity"), (b"transfer-encoding", b"chunked")),
+        ((b"transfer-encoding", b"\x0bchunked"),),
+    ],
+)
+async def test_t19_a_request_that_could_end_in_two_places_is_refused(
+    headers: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    world = World({"GET": fine})
+
+    await world.ask(headers=headers)
+
+    assert (world.answer().status, world.answer().header(b"connection")) == (400, b"close")
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b" CHUNKED "])
+async def test_chunks_alone_are_fine(coding: bytes) -> None:
+    world = World({"GET": fine})
+
+    await world.ask(headers=((b"transfer-encoding", coding),))
+
+    assert world.answer().status == 200
 
 
 async def test_a_fault_of_ours_is_a_500_without_details_and_a_trace_for_the_operator() -> None:
