@@ -56,7 +56,7 @@ async def untouched(fleet: Fleet) -> bool:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_case_1_the_sign_of_life_needs_no_key(fleet: Fleet, gateway: Gateway, method: str) -> None:
+async def test_case_01_the_sign_of_life_needs_no_key(fleet: Fleet, gateway: Gateway, method: str) -> None:
     async with gateway.client() as stranger:
         reply = await stranger.request(method, "/")
 
@@ -64,7 +64,7 @@ async def test_case_1_the_sign_of_life_needs_no_key(fleet: Fleet, gateway: Gatew
     assert await untouched(fleet)
 
 
-async def test_case_2_the_version_is_the_lowest_in_dotted_integers(
+async def test_case_02_the_version_is_the_lowest_in_dotted_integers(
     fleet: Fleet, client: httpx.AsyncClient
 ) -> None:
     await fleet.b.change(version="0.30.7-rc1")
@@ -85,7 +85,7 @@ BAD_KEYS = {
 
 @pytest.mark.parametrize("headers", BAD_KEYS.values(), ids=BAD_KEYS)
 @pytest.mark.parametrize("shape", [NATIVE_STREAM, OPENAI_WHOLE, RESPONSES_STREAM, ANTHROPIC_WHOLE], ids=str)
-async def test_cases_3_and_4_every_bad_key_gets_the_same_refusal(
+async def test_case_03_every_bad_key_gets_the_same_refusal(
     fleet: Fleet, gateway: Gateway, shape: Shape, headers: dict[str, str]
 ) -> None:
     revoked = await gateway.tenant()
@@ -107,7 +107,7 @@ async def test_a_key_of_the_other_plane_is_no_key(gateway: Gateway) -> None:
     assert reply.status_code == 401
 
 
-async def test_case_5_one_key_in_either_header_or_in_both(gateway: Gateway, everything: Key) -> None:
+async def test_case_05_one_key_in_either_header_or_in_both(gateway: Gateway, everything: Key) -> None:
     bearer, x_api_key = {"Authorization": f"bearer {everything.text}"}, {"x-api-key": everything.text}
     async with gateway.client() as client:
         replies = [
@@ -117,7 +117,7 @@ async def test_case_5_one_key_in_either_header_or_in_both(gateway: Gateway, ever
     assert [reply.status_code for reply in replies] == [200, 200, 200]
 
 
-async def test_case_5_two_different_keys_are_none(gateway: Gateway, everything: Key) -> None:
+async def test_case_05_two_different_keys_are_none(gateway: Gateway, everything: Key) -> None:
     other = await gateway.tenant()
     async with gateway.client(everything) as client:
         reply = await client.get("/api/tags", headers={"x-api-key": other.text})
@@ -125,7 +125,7 @@ async def test_case_5_two_different_keys_are_none(gateway: Gateway, everything: 
     assert reply.status_code == 401
 
 
-async def test_case_6_a_revoked_key_is_refused_on_its_open_connection(gateway: Gateway) -> None:
+async def test_case_06_a_revoked_key_is_refused_on_its_open_connection(gateway: Gateway) -> None:
     key = await gateway.tenant()
     async with gateway.client(key) as client:
         assert (await client.get("/api/tags")).status_code == 200
@@ -139,7 +139,7 @@ async def test_case_6_a_revoked_key_is_refused_on_its_open_connection(gateway: G
 @pytest.mark.parametrize(
     "path", [*MANAGEMENT_PATHS, "/api/blobs/sha256:00", "/api/user/keys/x", *OPENAI_MANAGEMENT_PATHS]
 )
-async def test_case_7_ollama_s_management_is_the_generic_403(
+async def test_case_07_ollama_s_management_is_the_generic_403(
     fleet: Fleet, client: httpx.AsyncClient, path: str
 ) -> None:
     forbidden = await ask(client, OPENAI_WHOLE if path.startswith("/v1") else NATIVE_WHOLE, "nobody-has-this")
@@ -151,7 +151,7 @@ async def test_case_7_ollama_s_management_is_the_generic_403(
 
 
 @pytest.mark.parametrize("path", HOPS)
-async def test_case_8_a_path_has_one_spelling(
+async def test_case_08_a_path_has_one_spelling(
     fleet: Fleet, gateway: Gateway, everything: Key, path: str
 ) -> None:
     async with leaving_client(gateway.url) as client:
@@ -167,7 +167,7 @@ async def test_case_8_a_path_has_one_spelling(
 
 
 @pytest.mark.parametrize(("path", "error"), [("/api/nothing", str), ("/v1/nothing", dict), ("/x", str)])
-async def test_case_9_an_unknown_path_is_a_404_in_json_without_a_key(
+async def test_case_09_an_unknown_path_is_a_404_in_json_without_a_key(
     gateway: Gateway, path: str, error: type
 ) -> None:
     async with gateway.client() as stranger:
@@ -177,7 +177,7 @@ async def test_case_9_an_unknown_path_is_a_404_in_json_without_a_key(
     assert isinstance(reply.json()["error"], error)
 
 
-async def test_case_9_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient) -> None:
+async def test_case_09_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient) -> None:
     reply = await client.get("/api/chat")
 
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
@@ -207,14 +207,43 @@ async def test_case_12_cloud_names_never_leave(fleet: Fleet, client: httpx.Async
     assert await untouched(fleet)
 
 
+async def is_a_400_and_goes_no_further(fleet: Fleet, client: httpx.AsyncClient, body: bytes) -> bool:
+    """Send a body to the native chat and tell whether it was refused before any backend saw it."""
+    reply = await client.post("/api/chat", content=body)
+    return (reply.status_code, is_refusal(NATIVE_WHOLE, reply), await untouched(fleet)) == (400, True, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"llama3.2","Model":"solo:1b","messages":[]}',
+        b'{"model":"llama3.2","model":"solo:1b","messages":[]}',
+        b'{"model":"llama3.2","model":null,"messages":[]}',
+        b'{"MODEL":"llama3.2","messages":[]}',
+    ],
+)
+async def test_case_13_a_model_that_is_named_twice_or_in_another_case_is_a_400(
+    fleet: Fleet, client: httpx.AsyncClient, body: bytes
+) -> None:
+    assert await is_a_400_and_goes_no_further(fleet, client, body)
+
+
+@pytest.mark.parametrize("rest", [b'{"model":"solo:1b"}', b' {"model":"solo:1b"}', b"x", b"]", b"\x00"])
+async def test_case_14_what_follows_a_body_is_a_400(
+    fleet: Fleet, client: httpx.AsyncClient, rest: bytes
+) -> None:
+    body = b'{"model":"llama3.2","messages":[]}' + rest
+
+    assert await is_a_400_and_goes_no_further(fleet, client, body)
+
+
+async def test_case_15_a_kelvin_sign_unloads_nothing(fleet: Fleet, client: httpx.AsyncClient) -> None:
+    body = '{"model":"llama3.2","messages":[],"\u212aeep_alive":0}'.encode()
+
+    assert await is_a_400_and_goes_no_further(fleet, client, body)
+
+
 BAD_BODIES = {
-    "case 13, another case": b'{"model":"llama3.2","Model":"solo:1b","messages":[]}',
-    "case 13, twice": b'{"model":"llama3.2","model":"solo:1b","messages":[]}',
-    "case 13, only another case": b'{"MODEL":"llama3.2","messages":[]}',
-    "case 13, null": b'{"model":"llama3.2","model":null,"messages":[]}',
-    "case 14, two documents": b'{"model":"llama3.2","messages":[]}{"model":"solo:1b"}',
-    "case 14, junk behind": b'{"model":"llama3.2","messages":[]}x',
-    "case 15, kelvin sign": '{"model":"llama3.2","messages":[],"\u212aeep_alive":0}'.encode(),
     "long s": '{"model":"llama3.2","messages":[],"\u017ftream":false}'.encode(),
     "options twice": b'{"model":"llama3.2","messages":[],"options":{"num_ctx":1},"Options":{"num_predict":9}}',
     "options in another case": b'{"model":"llama3.2","messages":[],"options":{"num_predict":1,"NUM_PREDICT":9}}',
@@ -235,10 +264,7 @@ BAD_BODIES = {
 async def test_a_body_that_can_be_read_in_two_ways_is_a_400(
     fleet: Fleet, client: httpx.AsyncClient, body: bytes
 ) -> None:
-    reply = await client.post("/api/chat", content=body)
-
-    assert (reply.status_code, is_refusal(NATIVE_WHOLE, reply)) == (400, True)
-    assert await untouched(fleet)
+    assert await is_a_400_and_goes_no_further(fleet, client, body)
 
 
 @pytest.mark.parametrize("fields", WITHOUT_MODEL, ids=str)
@@ -264,6 +290,20 @@ async def test_case_17_a_compressed_body_is_a_415(
     )
 
     assert (reply.status_code, is_refusal(OPENAI_WHOLE, reply)) == (415, True)
+    assert await untouched(fleet)
+
+
+async def test_case_18_no_model_in_a_query_reaches_a_transcriber(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
+    reply = await client.post(
+        "/v1/audio/transcriptions",
+        params={"model": "solo:1b"},
+        data={"model": MODEL},
+        files={"file": ("a.wav", b"RIFF", "audio/wav")},
+    )
+
+    assert (reply.status_code, is_refusal(OPENAI_WHOLE, reply)) == (403, True)
     assert await untouched(fleet)
 
 

@@ -47,7 +47,7 @@ def basic(password: str) -> dict[str, str]:
 # keys
 
 
-async def test_case_5_a_key_in_every_carrier_is_the_same_key(
+async def test_case_05_a_key_in_every_carrier_is_the_same_key(
     fleet: Fleet, gateway: Gateway, path_key: Key
 ) -> None:
     bearer, x_api_key = path_key.headers, {"x-api-key": path_key.text}
@@ -76,7 +76,7 @@ async def test_case_5_a_key_in_every_carrier_is_the_same_key(
 
 
 @pytest.mark.parametrize("carrier", ["bearer", "x-api-key", "basic"])
-async def test_case_5_a_path_and_a_header_that_differ_are_no_key(
+async def test_case_05_a_path_and_a_header_that_differ_are_no_key(
     gateway: Gateway, everything: Key, path_key: Key, carrier: str
 ) -> None:
     headers = {
@@ -104,7 +104,7 @@ async def test_every_route_is_behind_a_key_in_the_path_as_it_is_without(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_case_1_the_sign_of_life_is_there_behind_a_key(
+async def test_case_01_the_sign_of_life_is_there_behind_a_key(
     fleet: Fleet, gateway: Gateway, path_key: Key, method: str
 ) -> None:
     async with gateway.client() as keyless:
@@ -174,7 +174,7 @@ async def test_a_stream_is_cut_when_its_key_may_not_stand_in_a_path_any_more(
 
 
 @pytest.mark.parametrize("path", [*MANAGEMENT_PATHS, *OPENAI_MANAGEMENT_PATHS])
-async def test_case_7_management_is_the_generic_403_behind_a_key_too(
+async def test_case_07_management_is_the_generic_403_behind_a_key_too(
     fleet: Fleet, gateway: Gateway, client: httpx.AsyncClient, path_key: Key, path: str
 ) -> None:
     shape = OPENAI_WHOLE if path.startswith("/v1") else NATIVE_WHOLE
@@ -199,7 +199,7 @@ async def test_case_7_management_is_the_generic_403_behind_a_key_too(
         "/healthz",
     ],
 )
-async def test_case_8_what_follows_a_key_has_one_spelling(
+async def test_case_08_what_follows_a_key_has_one_spelling(
     fleet: Fleet, gateway: Gateway, path_key: Key, path: str
 ) -> None:
     async with leaving_client(gateway.url) as client:
@@ -212,7 +212,7 @@ async def test_case_8_what_follows_a_key_has_one_spelling(
     assert await fleet.attempts() == ""
 
 
-async def test_case_9_an_unknown_path_and_a_wrong_method_behind_a_key(
+async def test_case_09_an_unknown_path_and_a_wrong_method_behind_a_key(
     gateway: Gateway, path_key: Key
 ) -> None:
     async with gateway.client() as keyless:

@@ -54,7 +54,7 @@ async def seen_body(fleet: Fleet) -> dict[str, Any]:
 # what Anthropic's clients do besides
 
 
-async def test_case_4_who_has_no_key_is_told_in_anthropic_s_words(gateway: Gateway) -> None:
+async def test_case_04_who_has_no_key_is_told_in_anthropic_s_words(gateway: Gateway) -> None:
     async with gateway.client() as stranger:
         reply = await ask(stranger, ANTHROPIC_WHOLE)
 
@@ -65,7 +65,7 @@ async def test_case_4_who_has_no_key_is_told_in_anthropic_s_words(gateway: Gatew
 @pytest.mark.parametrize(
     "carriers", [("x-api-key",), ("authorization",), ("x-api-key", "authorization")], ids=str
 )
-async def test_case_5_a_key_comes_in_either_header_and_nothing_of_the_client_s_headers_goes_on(
+async def test_case_05_a_key_comes_in_either_header_and_nothing_of_the_client_s_headers_goes_on(
     fleet: Fleet, gateway: Gateway, everything: Key, carriers: tuple[str, ...]
 ) -> None:
     keys = {"x-api-key": everything.text, "authorization": f"Bearer {everything.text}"}
@@ -98,7 +98,7 @@ async def test_claude_code_finds_the_base_alive_without_a_key(gateway: Gateway) 
     ("path", "family"),
     [("/v1/messages/batches", ANTHROPIC_WHOLE), ("/v1/responses/resp_1", RESPONSES_WHOLE)],
 )
-async def test_case_9_what_is_not_there_is_a_404_in_the_family_s_shape(
+async def test_case_09_what_is_not_there_is_a_404_in_the_family_s_shape(
     gateway: Gateway, path: str, family: Shape
 ) -> None:
     async with gateway.client() as stranger:
@@ -108,7 +108,7 @@ async def test_case_9_what_is_not_there_is_a_404_in_the_family_s_shape(
 
 
 @both
-async def test_case_9_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient, shape: Shape) -> None:
+async def test_case_09_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient, shape: Shape) -> None:
     reply = await client.get(shape.path)
 
     assert (reply.status_code, reply.headers["allow"], is_refusal(shape, reply)) == (405, "POST", True)

@@ -83,23 +83,23 @@ BEFORE_THE_FIRST_RECORD = [
     Fault("wrong_length", {}, WHOLES),
 ]
 
-AFTER_A_RECORD = [
-    (Fault("die_after", {"after": RELEASED}), "upstream_truncated"),
-    (Fault("die_after", {"after": RELEASED, "partial": True}), "upstream_truncated"),
-    (Fault("truncated", {"after": RELEASED}), "upstream_truncated"),
-    (Fault("truncated", {"after": RELEASED, "partial": True}), "upstream_truncated"),
-    (Fault("close_delimited", {"after": RELEASED}), "upstream_truncated"),
-    (Fault("hang", {"after": RELEASED}), "upstream_truncated"),
-    (
-        Fault("inband_error", {"after": RELEASED, "body": CANARY}, (NATIVE_STREAM, OPENAI_STREAM)),
-        "upstream_failed",
-    ),
-    # In the other families Ollama says nothing of an error in mid-stream: the answer just ends.
-    (
-        Fault("inband_error", {"after": RELEASED, "body": CANARY}, (RESPONSES_STREAM, ANTHROPIC_STREAM)),
-        "upstream_truncated",
-    ),
-    (Fault("inband_error", {"after": RELEASED, "raw_body": f"not json {CANARY}\n\n"}), "upstream_failed"),
+DYING_AFTER_A_RECORD = [
+    Fault("die_after", {"after": RELEASED}),
+    Fault("die_after", {"after": RELEASED, "partial": True}),
+    Fault("hang", {"after": RELEASED}),
+]
+
+ENDING_WITHOUT_AN_END = [
+    Fault("truncated", {"after": RELEASED}),
+    Fault("truncated", {"after": RELEASED, "partial": True}),
+    Fault("close_delimited", {"after": RELEASED}),
+    # In these families Ollama says nothing of an error in mid-stream: the answer just ends.
+    Fault("inband_error", {"after": RELEASED, "body": CANARY}, (RESPONSES_STREAM, ANTHROPIC_STREAM)),
+]
+
+SAYING_AN_ERROR = [
+    Fault("inband_error", {"after": RELEASED, "body": CANARY}, (NATIVE_STREAM, OPENAI_STREAM)),
+    Fault("inband_error", {"after": RELEASED, "raw_body": f"not json {CANARY}\n\n"}),
 ]
 
 HARMLESS = [
@@ -115,7 +115,7 @@ def tells_nothing(reply: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("fault", BEFORE_THE_FIRST_RECORD, ids=str)
-async def test_before_the_first_record_the_next_backend_answers(
+async def test_case_37_before_the_first_record_the_next_backend_answers(
     fleet: Fleet, client: httpx.AsyncClient, fault: Fault
 ) -> None:
     replies = []
@@ -146,10 +146,8 @@ async def test_a_silent_backend_is_left_at_its_first_byte_deadline(
         assert (row.outcome, row.attempted_backends) == ("completed", ["a", "b"])
 
 
-@pytest.mark.parametrize(("fault", "outcome"), AFTER_A_RECORD, ids=str)
-async def test_after_a_record_the_client_is_told_in_band_and_nobody_else_is_asked(
-    fleet: Fleet, client: httpx.AsyncClient, fault: Fault, outcome: str
-) -> None:
+async def told_in_band(fleet: Fleet, client: httpx.AsyncClient, fault: Fault, *, booked_as: str) -> None:
+    """Meet a fault after a record: the client hears of it in its own words, and nobody else is asked."""
     await fleet.a.change(token_interval_ms=3)  # a reset takes along what the socket has not handed over yet
     replies = []
     shapes = [shape for shape in fault.shapes if shape.stream]
@@ -166,9 +164,30 @@ async def test_after_a_record_the_client_is_told_in_band_and_nobody_else_is_aske
     released = [tokens_in(*pair) for pair in zip(shapes, replies, strict=True)]
     assert set(released) <= ({RELEASED} if fault.kind != "die_after" else {1, 2, RELEASED})
     for row, tokens in zip(await fleet.rows(*replies), released, strict=True):
-        assert (row.outcome, row.backend, row.attempts) == (outcome, "a", 1)
+        assert (row.outcome, row.backend, row.attempts) == (booked_as, "a", 1)
         assert (row.tokens_in, row.estimated) == (PROMPT_ESTIMATE, True)
         assert row.tokens_out == tokens
+
+
+@pytest.mark.parametrize("fault", SAYING_AN_ERROR, ids=str)
+async def test_case_34_an_error_after_a_record_reaches_the_client_and_is_booked_as_failed(
+    fleet: Fleet, client: httpx.AsyncClient, fault: Fault
+) -> None:
+    await told_in_band(fleet, client, fault, booked_as="upstream_failed")
+
+
+@pytest.mark.parametrize("fault", ENDING_WITHOUT_AN_END, ids=str)
+async def test_case_35_an_answer_without_its_end_is_never_a_success(
+    fleet: Fleet, client: httpx.AsyncClient, fault: Fault
+) -> None:
+    await told_in_band(fleet, client, fault, booked_as="upstream_truncated")
+
+
+@pytest.mark.parametrize("fault", DYING_AFTER_A_RECORD, ids=str)
+async def test_case_38_who_dies_after_a_record_is_not_replaced(
+    fleet: Fleet, client: httpx.AsyncClient, fault: Fault
+) -> None:
+    await told_in_band(fleet, client, fault, booked_as="upstream_truncated")
 
 
 @pytest.mark.parametrize("shape", STREAMS, ids=str)
@@ -325,7 +344,7 @@ async def test_a_model_that_is_gone_everywhere_is_refused_like_a_forbidden_one(
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_busy_everywhere_is_told_with_a_time_to_come_back(
+async def test_case_37_busy_everywhere_is_told_with_a_time_to_come_back(
     fleet: Fleet, client: httpx.AsyncClient, shape: Shape
 ) -> None:
     await fleet.even_out()
@@ -341,7 +360,7 @@ async def test_busy_everywhere_is_told_with_a_time_to_come_back(
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_when_every_attempt_failed_the_client_gets_a_502(
+async def test_case_37_when_every_attempt_failed_the_client_gets_a_502(
     fleet: Fleet, client: httpx.AsyncClient, shape: Shape
 ) -> None:
     await fleet.even_out()
@@ -365,7 +384,7 @@ async def test_when_every_attempt_failed_the_client_gets_a_502(
     ],
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_the_client_s_own_mistake_does_not_walk_the_fleet(
+async def test_case_38_the_client_s_own_mistake_does_not_walk_the_fleet(
     fleet: Fleet, client: httpx.AsyncClient, shape: Shape, status: int, text: str
 ) -> None:
     await fleet.even_out()
@@ -392,7 +411,9 @@ async def test_a_crashed_embedder_is_not_taken_for_the_client_s_mistake(
     assert (await fleet.row(reply)).attempted_backends == ["a", "b"]
 
 
-async def test_a_model_that_loads_slowly_is_waited_for(fleet: Fleet, client: httpx.AsyncClient) -> None:
+async def test_case_39_a_model_that_loads_slowly_is_waited_for(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
     await fleet.c.change(load_ms=700)
     await fleet.c.unload()
 
@@ -425,7 +446,8 @@ async def test_a_missing_model_is_looked_for_again_at_once(fleet: Fleet, client:
 
 
 async def test_no_fault_is_left_without_a_test() -> None:
-    tested = {fault.kind for fault in BEFORE_THE_FIRST_RECORD + HARMLESS}
-    tested |= {fault.kind for fault, _ in AFTER_A_RECORD} | {"endless_line", "wrong_length", "refuse"}
+    later = DYING_AFTER_A_RECORD + ENDING_WITHOUT_AN_END + SAYING_AN_ERROR
+    tested = {fault.kind for fault in BEFORE_THE_FIRST_RECORD + HARMLESS + later}
+    tested |= {"endless_line", "wrong_length", "refuse"}
 
     assert tested == set(get_args(Kind))

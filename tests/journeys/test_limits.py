@@ -93,7 +93,7 @@ async def reservation(limited: Limited) -> int:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_requests_per_minute(limited: Limited, shape: Shape) -> None:
+async def test_case_40_requests_per_minute(limited: Limited, shape: Shape) -> None:
     client = await limited.new(requests_per_minute=2)
     first, second, third = [await ask(client, shape) for _ in range(3)]
 
@@ -117,7 +117,7 @@ async def test_a_refusal_reaches_no_backend(limited: Limited, backend: Simulated
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_a_spent_day_is_not_worth_another_try(limited: Limited, shape: Shape) -> None:
+async def test_case_40_a_spent_day_is_not_worth_another_try(limited: Limited, shape: Shape) -> None:
     client = await limited.new(tokens_per_day=1000)
     first = await ask(client, shape)
     await limited.gateway.row(first)
@@ -264,7 +264,7 @@ async def test_a_key_has_a_limit_beside_its_tenants(limited: Limited) -> None:
 
 
 @pytest.mark.parametrize("kind", ["concurrency", "tokens_per_day"])
-async def test_of_many_at_once_exactly_as_many_as_fit_are_let_in(
+async def test_case_40_of_many_at_once_exactly_as_many_as_fit_are_let_in(
     limited: Limited, backend: SimulatedOllama, stack: AsyncExitStack, kind: str
 ) -> None:
     fit = 20

@@ -292,7 +292,7 @@ async def test_who_waits_too_long_is_told_when_to_come_back(
     assert row.queue_us >= 400_000
 
 
-async def test_a_full_line_refuses_at_once(places: Places, taken: Taken) -> None:
+async def test_case_39_a_full_line_refuses_at_once(places: Places, taken: Taken) -> None:
     await taken.all_of(SOLO, places.gateway.url)
     behind = asyncio.create_task(taken.one(SOLO, places.gateway.url))
     await waiting(places, 1)
@@ -303,6 +303,7 @@ async def test_a_full_line_refuses_at_once(places: Places, taken: Taken) -> None
     await behind
 
     assert (reply.status_code, row.outcome, row.queue_us) == (BUSY, "upstream_failed", None)
+    assert int(reply.headers["retry-after"]) > 0
 
 
 # -- processes that end

@@ -66,7 +66,7 @@ UNLOADS = [
 
 @pytest.mark.parametrize(("path", "fields", "answer"), UNLOADS)
 @pytest.mark.parametrize("keep_alive", [0, "0s"])
-async def test_c23_an_unload_is_answered_and_goes_no_further(
+async def test_case_23_an_unload_is_answered_and_goes_no_further(
     client: httpx.AsyncClient,
     fleet: Fleet,
     path: str,
@@ -83,7 +83,7 @@ async def test_c23_an_unload_is_answered_and_goes_no_further(
     assert await seen(fleet) == []
 
 
-async def test_c23_an_operator_may_let_a_tenant_unload(ruled: Ruled, fleet: Fleet) -> None:
+async def test_case_23_an_operator_may_let_a_tenant_unload(ruled: Ruled, fleet: Fleet) -> None:
     client = await ruled(keep_alive={"action": "allow"})
 
     reply = await client.post("/api/generate", json={"model": MODEL, "keep_alive": 0})
@@ -95,7 +95,7 @@ async def test_c23_an_operator_may_let_a_tenant_unload(ruled: Ruled, fleet: Flee
 
 
 @pytest.mark.parametrize("keep_alive", [-1, 0, "24h", 99_999])
-async def test_c24_keep_alive_never_reaches_a_backend(
+async def test_case_24_keep_alive_never_reaches_a_backend(
     client: httpx.AsyncClient, fleet: Fleet, keep_alive: object
 ) -> None:
     for reply in (
@@ -107,7 +107,7 @@ async def test_c24_keep_alive_never_reaches_a_backend(
     assert [body for body in await seen(fleet) if "keep_alive" in body] == []
 
 
-async def test_c24_a_clamped_keep_alive_neither_unloads_nor_pins(ruled: Ruled, fleet: Fleet) -> None:
+async def test_case_24_a_clamped_keep_alive_neither_unloads_nor_pins(ruled: Ruled, fleet: Fleet) -> None:
     client = await ruled(keep_alive={"action": "clamp", "min": "5m", "max": "30m"})
     for keep_alive in (-1, 0, "24h", 99_999, "10m"):
         await ask(client, keep_alive=keep_alive)
@@ -116,7 +116,7 @@ async def test_c24_a_clamped_keep_alive_neither_unloads_nor_pins(ruled: Ruled, f
 
 
 @pytest.mark.parametrize("keep_alive", ["300", True])
-async def test_c24_a_keep_alive_that_ollama_refuses_is_refused(
+async def test_case_24_a_keep_alive_that_ollama_refuses_is_refused(
     client: httpx.AsyncClient, fleet: Fleet, keep_alive: object
 ) -> None:
     reply = await ask(client, keep_alive=keep_alive)
@@ -132,7 +132,7 @@ async def test_c24_a_keep_alive_that_ollama_refuses_is_refused(
 @pytest.mark.parametrize(
     "option", ["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "use_mmap"]
 )
-async def test_c25_an_option_that_reloads_the_model_reaches_no_backend(
+async def test_case_25_an_option_that_reloads_the_model_reaches_no_backend(
     client: httpx.AsyncClient, fleet: Fleet, option: str
 ) -> None:
     await ask(client, options={option: 1, "seed": 7})
@@ -140,7 +140,7 @@ async def test_c25_an_option_that_reloads_the_model_reaches_no_backend(
     assert await options_seen(fleet) == [{"seed": 7, "num_predict": DEFAULT_CAP}]
 
 
-async def test_c25_a_pinned_option_is_the_same_for_every_tenant(ruled: Ruled, fleet: Fleet) -> None:
+async def test_case_25_a_pinned_option_is_the_same_for_every_tenant(ruled: Ruled, fleet: Fleet) -> None:
     pinned = {"num_ctx": {"action": "set", "value": 8192}, "num_gpu": {"action": "set", "value": 20}}
     for options in ({"num_ctx": 2048, "num_gpu": 1, "num_thread": 2}, {"num_ctx": 131_072}, None):
         await ask(await ruled("llama3*", **pinned), options=options)
@@ -152,7 +152,7 @@ async def test_c25_a_pinned_option_is_the_same_for_every_tenant(ruled: Ruled, fl
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.family != "anthropic"], ids=str)
-async def test_c26_a_request_without_a_cap_gets_the_default(
+async def test_case_26_a_request_without_a_cap_gets_the_default(
     client: httpx.AsyncClient, fleet: Fleet, shape: Shape
 ) -> None:
     assert (await ask(client, shape)).status_code == httpx.codes.OK
@@ -161,7 +161,7 @@ async def test_c26_a_request_without_a_cap_gets_the_default(
     assert body.items() >= shape.cap(DEFAULT_CAP).items()
 
 
-async def test_c26_a_backend_is_never_asked_for_more_than_the_maximum(ruled: Ruled, fleet: Fleet) -> None:
+async def test_case_26_a_backend_is_never_asked_for_more_than_the_maximum(ruled: Ruled, fleet: Fleet) -> None:
     client = await ruled(num_predict={"action": "clamp", "max": 50, "value": 20})
     for named in (-1, 0, 10, 50, 51, 1e9):
         await ask(client, options={"num_predict": named})
@@ -179,7 +179,7 @@ async def test_c26_a_backend_is_never_asked_for_more_than_the_maximum(ruled: Rul
         ({}, 20),
     ],
 )
-async def test_c26_openais_words_for_the_cap_are_capped_too(
+async def test_case_26_openais_words_for_the_cap_are_capped_too(
     ruled: Ruled, fleet: Fleet, fields: dict[str, Any], forwarded: int
 ) -> None:
     client = await ruled(num_predict={"action": "clamp", "max": 50, "value": 20})
@@ -190,7 +190,7 @@ async def test_c26_openais_words_for_the_cap_are_capped_too(
     assert "max_completion_tokens" not in body
 
 
-async def test_c26_an_answer_ends_at_its_cap(ruled: Ruled) -> None:
+async def test_case_26_an_answer_ends_at_its_cap(ruled: Ruled) -> None:
     client = await ruled(num_predict={"action": "clamp", "max": 3})
 
     reply = (await ask(client)).json()

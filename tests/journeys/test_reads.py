@@ -321,7 +321,7 @@ async def test_only_the_sign_of_life_is_for_everybody(gateway: Gateway, path: st
 
 
 @pytest.mark.parametrize(("path", "method"), READS.items())
-async def test_case_9_a_read_with_another_method_is_told_the_right_one(
+async def test_case_09_a_read_with_another_method_is_told_the_right_one(
     client: httpx.AsyncClient, path: str, method: str
 ) -> None:
     reply = await client.request("DELETE", path)

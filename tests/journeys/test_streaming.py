@@ -91,7 +91,7 @@ async def _leave(
     [*((shape, 2) for shape in STREAMS), (NATIVE_STREAM, 0), (NATIVE_WHOLE, 0)],
     ids=[*(f"{shape.family} in mid-stream" for shape in STREAMS), "before the first byte", "not streamed"],
 )
-async def test_the_backend_is_let_go_when_the_client_leaves(
+async def test_case_36_the_backend_is_let_go_when_the_client_leaves(
     gateway: Gateway, fleet: Fleet, shape: Shape, after: int
 ) -> None:
     await fleet.c.change(token_interval_ms=20 if after else 400)
@@ -174,7 +174,9 @@ async def test_a_client_that_stops_reading_is_cut(gateway: Gateway, fleet: Fleet
 # usage in OpenAI's streams
 
 
-async def test_usage_is_asked_for_and_taken_out_again(fleet: Fleet, client: httpx.AsyncClient) -> None:
+async def test_case_29_usage_is_asked_for_and_taken_out_again(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
     await fleet.even_out()
 
     reply = await ask(client, OPENAI_STREAM)
@@ -190,7 +192,7 @@ async def test_usage_is_asked_for_and_taken_out_again(fleet: Fleet, client: http
     assert (row.tokens_in, row.tokens_out, row.estimated) == (3, TOKENS_PER_ANSWER, False)
 
 
-async def test_usage_that_was_asked_for_is_there_once(client: httpx.AsyncClient) -> None:
+async def test_case_29_usage_that_was_asked_for_is_there_once(client: httpx.AsyncClient) -> None:
     reply = await ask(client, OPENAI_STREAM, stream_options={"include_usage": True})
 
     *chunks, done = records(reply)
@@ -200,7 +202,7 @@ async def test_usage_that_was_asked_for_is_there_once(client: httpx.AsyncClient)
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]) == ([], TOKENS_PER_ANSWER)
 
 
-async def test_completions_show_no_usage_unasked(fleet: Fleet, client: httpx.AsyncClient) -> None:
+async def test_case_30_completions_show_no_usage_unasked(fleet: Fleet, client: httpx.AsyncClient) -> None:
     reply = await client.post("/v1/completions", json=COMPLETION)
 
     *chunks, done = records(reply)
@@ -221,7 +223,7 @@ async def test_completions_show_usage_that_was_asked_for(client: httpx.AsyncClie
 # bytes
 
 
-async def test_a_last_line_of_two_megabytes_is_relayed_byte_for_byte(
+async def test_case_33_a_last_line_of_two_megabytes_is_relayed_byte_for_byte(
     fleet: Fleet, client: httpx.AsyncClient
 ) -> None:
     context = b",".join(b"%d" % number for number in range(300_000))
@@ -338,7 +340,7 @@ async def test_case_24_keep_alive_is_never_forwarded(
     assert "keep_alive" not in (seen.body or {})
 
 
-async def test_case_5_the_backend_sees_our_headers_and_nobody_else_s(
+async def test_case_05_the_backend_sees_our_headers_and_nobody_else_s(
     fleet: Fleet, gateway: Gateway, everything: Key
 ) -> None:
     await fleet.even_out()
