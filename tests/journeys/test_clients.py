@@ -1,17 +1,32 @@
 """What people write against Ollama and OpenAI works through the gateway: the official clients, unchanged."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import ollama as ollama_client
 import openai as openai_client
+import pydantic
 import pytest
 
 from tests.support.asking import MESSAGES, MODEL
-from tests.support.fleet import COMMON, EMBEDDER, TOKENS_PER_ANSWER
+from tests.support.fleet import COMMON, EMBEDDER, SOLO, THINKER, TOKENS_PER_ANSWER
 from tests.support.gateway import Gateway, Key
+from tests.support.limited import limited_key
 
 Native = ollama_client.AsyncClient
 OpenAi = openai_client.AsyncOpenAI
+
+HELLO: Any = [{"role": "user", "content": "How are you?"}]
+ASK_WEATHER: Any = [{"role": "user", "content": "ask weather"}]
+SCHEMA: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+BROKE_OFF = "the answer broke off before it was complete"
+
+
+class Place(pydantic.BaseModel):
+    """What a structured answer holds."""
+
+    city: str
 
 
 def native_client(gateway: Gateway, key: str) -> Native:
@@ -33,6 +48,14 @@ async def native(gateway: Gateway, everything: Key) -> AsyncIterator[Native]:
 async def openai(gateway: Gateway, everything: Key) -> AsyncIterator[OpenAi]:
     async with openai_client_of(gateway, everything.text) as client:
         yield client
+
+
+async def break_off(gateway: Gateway) -> None:
+    """Let the next stream of `SOLO` break off; nobody else hosts it."""
+    await gateway.backends["a"].order("truncated", after=3, model=SOLO)
+
+
+# ollama
 
 
 async def test_ollama_lists_every_model_once(native: Native) -> None:
@@ -86,10 +109,31 @@ async def test_ollama_embeds_the_old_way(native: Native) -> None:
 
 
 async def test_ollama_gets_its_tool_calls(native: Native) -> None:
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-    answer = await native.chat(MODEL, messages=[{"role": "user", "content": "ask weather"}], tools=[tool])
+    answer = await native.chat(MODEL, messages=ASK_WEATHER, tools=[WEATHER])
+    (call,) = answer.message.tool_calls or ()
 
-    assert [call.function.name for call in answer.message.tool_calls or ()] == ["weather"]
+    assert (call.function.name, call.function.arguments) == ("weather", {"city": "text"})
+
+
+async def test_ollama_streams_its_tool_calls(native: Native) -> None:
+    stream = await native.chat(MODEL, messages=ASK_WEATHER, tools=[WEATHER], stream=True)
+    calls = [call.function.name async for part in stream for call in part.message.tool_calls or ()]
+
+    assert calls == ["weather"]
+
+
+async def test_ollama_gets_a_structured_answer(native: Native) -> None:
+    answer = await native.chat(MODEL, messages=MESSAGES, format=Place.model_json_schema())
+
+    assert Place.model_validate_json(answer.message.content or "") == Place(city="text")
+
+
+async def test_ollama_sees_thoughts(native: Native) -> None:
+    thoughtful = await native.chat(THINKER, messages=MESSAGES, think=True)
+    plain = await native.chat(THINKER, messages=MESSAGES, think=False)
+
+    assert (bool(thoughtful.message.thinking), bool(thoughtful.message.content)) == (True, True)
+    assert plain.message.thinking is None
 
 
 async def test_ollama_is_told_of_a_bad_key(gateway: Gateway) -> None:
@@ -109,6 +153,32 @@ async def test_ollama_is_told_of_a_forbidden_model(gateway: Gateway) -> None:
     assert refused.value.status_code == 403
 
 
+async def test_ollama_is_told_of_a_rate_limit(gateway: Gateway) -> None:
+    key = await limited_key(gateway, requests_per_minute=1)
+    async with native_client(gateway, key.text) as client:
+        await client.chat(MODEL, messages=MESSAGES)
+        with pytest.raises(ollama_client.ResponseError, match="requests per minute") as refused:
+            await client.chat(MODEL, messages=MESSAGES)
+
+    assert refused.value.status_code == 429
+
+
+@pytest.mark.parametrize("act", ["chat", "generate"])
+async def test_ollama_hears_that_a_stream_broke_off(gateway: Gateway, native: Native, act: str) -> None:
+    await break_off(gateway)
+    stream: Any = await (
+        native.chat(SOLO, messages=MESSAGES, stream=True)
+        if act == "chat"
+        else native.generate(SOLO, "How are you?", stream=True)
+    )
+
+    with pytest.raises(ollama_client.ResponseError, match=BROKE_OFF):
+        _ = [part async for part in stream]
+
+
+# openai's chat, completions and embeddings
+
+
 async def test_openai_lists_every_model_once(openai: OpenAi) -> None:
     names = [model.id async for model in openai.models.list()]
 
@@ -120,9 +190,7 @@ async def test_openai_retrieves_one_model(openai: OpenAi) -> None:
 
 
 async def test_openai_chats(openai: OpenAi) -> None:
-    answer = await openai.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "How are you?"}]
-    )
+    answer = await openai.chat.completions.create(model=MODEL, messages=HELLO)
 
     assert answer.choices[0].message.content
     assert answer.usage is not None
@@ -130,9 +198,7 @@ async def test_openai_chats(openai: OpenAi) -> None:
 
 
 async def test_openai_streams_chat(openai: OpenAi) -> None:
-    stream = await openai.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "How are you?"}], stream=True
-    )
+    stream = await openai.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
     chunks = [chunk async for chunk in stream]
 
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -142,7 +208,7 @@ async def test_openai_streams_chat(openai: OpenAi) -> None:
 async def test_openai_streams_chat_with_usage(openai: OpenAi) -> None:
     stream = await openai.chat.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": "How are you?"}],
+        messages=HELLO,
         stream=True,
         stream_options={"include_usage": True},
     )
@@ -150,6 +216,46 @@ async def test_openai_streams_chat_with_usage(openai: OpenAi) -> None:
 
     assert [chunk.usage.completion_tokens for chunk in chunks if chunk.usage] == [TOKENS_PER_ANSWER]
     assert chunks[-1].choices == []
+
+
+async def test_openai_gets_its_tool_calls_and_gives_their_results(openai: OpenAi) -> None:
+    first = await openai.chat.completions.create(model=MODEL, messages=ASK_WEATHER, tools=[WEATHER])
+    message = first.choices[0].message
+    calls: list[Any] = list(message.tool_calls or ())
+    result = {"role": "tool", "tool_call_id": calls[0].id, "content": "rain"}
+
+    history: Any = [*ASK_WEATHER, message.model_dump(exclude_none=True), result]
+    second = await openai.chat.completions.create(model=MODEL, messages=history, tools=[WEATHER])
+
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", '{"city":"text"}')
+    ]
+    assert second.choices[0].message.content
+
+
+async def test_openai_s_stream_helper_puts_tool_calls_together(openai: OpenAi) -> None:
+    async with openai.chat.completions.stream(model=MODEL, messages=ASK_WEATHER, tools=[WEATHER]) as stream:
+        answer = await stream.get_final_completion()
+    calls = answer.choices[0].message.tool_calls or []
+
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", '{"city":"text"}')
+    ]
+
+
+async def test_openai_parses_a_structured_answer(openai: OpenAi) -> None:
+    answer = await openai.chat.completions.parse(model=MODEL, messages=HELLO, response_format=Place)
+
+    assert answer.choices[0].message.parsed == Place(city="text")
+
+
+async def test_openai_s_chat_shows_thoughts(openai: OpenAi) -> None:
+    thoughtful = await openai.chat.completions.create(model=THINKER, messages=HELLO, reasoning_effort="high")
+    plain = await openai.chat.completions.create(model=THINKER, messages=HELLO, reasoning_effort="none")
+
+    assert (thoughtful.choices[0].message.model_extra or {}).get("reasoning")
+    assert not (plain.choices[0].message.model_extra or {}).get("reasoning")
 
 
 async def test_openai_completes(openai: OpenAi) -> None:
@@ -181,6 +287,36 @@ async def test_openai_is_told_of_a_forbidden_model(gateway: Gateway) -> None:
     key = await gateway.tenant("qwen3:*")
     async with openai_client_of(gateway, key.text) as client:
         with pytest.raises(openai_client.PermissionDeniedError, match="not available to this key"):
-            await client.chat.completions.create(
-                model=MODEL, messages=[{"role": "user", "content": "hello"}], stream=True
-            )
+            await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+
+
+async def test_openai_is_told_of_a_rate_limit(gateway: Gateway) -> None:
+    key = await limited_key(gateway, requests_per_minute=1)
+    async with openai_client_of(gateway, key.text) as client:
+        await client.chat.completions.create(model=MODEL, messages=HELLO)
+        with pytest.raises(openai_client.RateLimitError, match="requests per minute") as refused:
+            await client.chat.completions.create(model=MODEL, messages=HELLO)
+
+    assert int(refused.value.response.headers["retry-after"]) > 0
+
+
+async def test_openai_does_not_try_again_what_never_fits(gateway: Gateway) -> None:
+    key = await limited_key(gateway, tokens_per_minute=1)
+    async with openai_client_of(gateway, key.text).with_options(max_retries=2) as client:
+        with pytest.raises(openai_client.RateLimitError, match="Send a shorter prompt") as refused:
+            await client.chat.completions.create(model=MODEL, messages=HELLO)
+
+    assert refused.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
+@pytest.mark.parametrize("act", ["chat", "completion"])
+async def test_openai_hears_that_a_stream_broke_off(gateway: Gateway, openai: OpenAi, act: str) -> None:
+    await break_off(gateway)
+    stream: Any = await (
+        openai.chat.completions.create(model=SOLO, messages=HELLO, stream=True)
+        if act == "chat"
+        else openai.completions.create(model=SOLO, prompt="How are you?", stream=True)
+    )
+
+    with pytest.raises(openai_client.APIError, match=BROKE_OFF):
+        _ = [chunk async for chunk in stream]

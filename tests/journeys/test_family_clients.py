@@ -5,40 +5,20 @@ from typing import Any
 
 import anthropic as anthropic_client
 import openai as openai_client
-import pydantic
 import pytest
 
-from domain.limits import LimitKind
-from domain.tenants import Actor
-from tests.journeys.test_clients import OpenAi, openai_client_of
+from tests.journeys.test_clients import ASK_WEATHER, HELLO, SCHEMA, OpenAi, Place, openai_client_of
 from tests.support.asking import MODEL
 from tests.support.fleet import COMMON, THINKER, TOKENS_PER_ANSWER, Fleet
 from tests.support.gateway import Gateway, Key
+from tests.support.limited import limited_key
 
 Anthropic = anthropic_client.AsyncAnthropic
-
-HELLO: Any = [{"role": "user", "content": "How are you?"}]
-ASK_WEATHER: Any = [{"role": "user", "content": "ask weather"}]
-SCHEMA: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
-
-
-class Place(pydantic.BaseModel):
-    """What a structured answer holds."""
-
-    city: str
 
 
 def anthropic_client_of(gateway: Gateway, key: str, **options: Any) -> Anthropic:
     http = anthropic_client.DefaultAsyncHttpxClient(trust_env=False)
     return Anthropic(base_url=gateway.url, api_key=key, http_client=http, max_retries=0, **options)
-
-
-async def tenant_of_one_request(gateway: Gateway) -> Key:
-    """Add a tenant that may make one request a minute, and return its key."""
-    key = await gateway.tenant()
-    async with gateway.database.unit_of_work(Actor("test")) as work:
-        await work.limits(key.tenant_id).set({LimitKind.REQUESTS_PER_MINUTE: 1}, key=None)
-    return key
 
 
 @pytest.fixture
@@ -124,7 +104,7 @@ async def test_openai_is_told_of_a_forbidden_model_for_a_response(gateway: Gatew
 
 
 async def test_openai_is_told_of_a_rate_limit_for_a_response(gateway: Gateway) -> None:
-    key = await tenant_of_one_request(gateway)
+    key = await limited_key(gateway, requests_per_minute=1)
     async with openai_client_of(gateway, key.text) as client:
         await client.responses.create(model=MODEL, input="hello")
         with pytest.raises(openai_client.RateLimitError, match="requests per minute") as refused:
@@ -279,13 +259,22 @@ async def test_anthropic_is_told_of_a_tool_that_would_search_the_web(anthropic: 
 
 
 async def test_anthropic_is_told_of_a_rate_limit(gateway: Gateway) -> None:
-    key = await tenant_of_one_request(gateway)
+    key = await limited_key(gateway, requests_per_minute=1)
     async with anthropic_client_of(gateway, key.text) as client:
         await client.messages.create(model=MODEL, max_tokens=9, messages=HELLO)
         with pytest.raises(anthropic_client.RateLimitError, match="requests per minute") as refused:
             await client.messages.create(model=MODEL, max_tokens=9, messages=HELLO)
 
     assert int(refused.value.response.headers["retry-after"]) > 0
+
+
+async def test_anthropic_does_not_try_again_what_never_fits(gateway: Gateway) -> None:
+    key = await limited_key(gateway, tokens_per_minute=1)
+    async with anthropic_client_of(gateway, key.text).with_options(max_retries=2) as client:
+        with pytest.raises(anthropic_client.RateLimitError, match="Send a shorter prompt") as refused:
+            await client.messages.create(model=MODEL, max_tokens=9, messages=HELLO)
+
+    assert refused.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
 async def test_anthropic_hears_of_a_message_that_broke_off(fleet: Fleet, anthropic: Anthropic) -> None:

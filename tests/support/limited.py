@@ -22,6 +22,20 @@ _SETTLED_WITHIN_S: Final = 15.0
 _APART_S: Final = 0.02
 
 
+async def set_limits(gateway: Gateway, key: Key, limits: Mapping[str, int], *, of_key: bool = False) -> None:
+    """Limit the key's tenant, or the key."""
+    changes = {LimitKind(name): limit for name, limit in limits.items()}
+    async with gateway.database.unit_of_work(Actor("test")) as work:
+        await work.limits(key.tenant_id).set(changes, key=str(key.key_id) if of_key else None)
+
+
+async def limited_key(gateway: Gateway, **limits: int) -> Key:
+    """Return the key of a new tenant with these limits, set before its first request."""
+    key = await gateway.tenant()
+    await set_limits(gateway, key, limits)
+    return key
+
+
 class Limited:
     """Makes tenants with limits, set before their first request. Its clients close with the stack."""
 
@@ -31,15 +45,11 @@ class Limited:
 
     async def key(self, **limits: int) -> Key:
         """Return the key of a new tenant with these limits."""
-        key = await self.gateway.tenant()
-        await self.set(key, limits)
-        return key
+        return await limited_key(self.gateway, **limits)
 
     async def set(self, key: Key, limits: Mapping[str, int], *, of_key: bool = False) -> None:
         """Limit the key's tenant, or the key."""
-        changes = {LimitKind(name): limit for name, limit in limits.items()}
-        async with self.gateway.database.unit_of_work(Actor("test")) as work:
-            await work.limits(key.tenant_id).set(changes, key=str(key.key_id) if of_key else None)
+        await set_limits(self.gateway, key, limits, of_key=of_key)
 
     async def client(self, key: Key) -> httpx.AsyncClient:
         """Return a client that presents a key."""
