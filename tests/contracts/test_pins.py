@@ -1,5 +1,6 @@
 """Everybody gets the same versions, and no file says from where (docs/decisions/0002)."""
 
+import json
 import os
 import re
 import subprocess
@@ -147,3 +148,12 @@ def test_everything_that_fetches_uv_fetches_the_same() -> None:
 
     assert len({tuple(found) for found in versions.values()}) == 1, versions
     assert Requirement(PYPROJECT["build-system"]["requires"][0]).specifier.contains(versions[".ci/run"][0])
+
+
+def test_the_javascript_clients_are_locked_with_hashes_and_without_an_address() -> None:
+    wanted = json.loads(text_of("tests/js/package.json"))["dependencies"]
+    entries = json.loads(text_of("tests/js/package-lock.json"))["packages"]
+    locked = {name.removeprefix("node_modules/"): entry for name, entry in entries.items() if name}
+
+    assert wanted == {name: locked[name]["version"] for name in wanted}
+    assert [name for name, entry in locked.items() if "integrity" not in entry or "resolved" in entry] == []

@@ -1,0 +1,122 @@
+"""Node and the official JavaScript clients: installed once, for all test processes.
+
+`python -m tests.support.node` installs them, and exits with 75 where the machine does not let it.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+
+from tests.support.repository import ROOT
+
+HOME: Final = ROOT / "tests" / "js"
+_OLDEST_NODE: Final = 20
+_INSTALLED_WITHIN_S: Final = 100.0
+_PLAYED_WITHIN_S: Final = 60.0
+_CANNOT: Final = 75
+_NO_REGISTRY: Final = re.compile(
+    r"\b(?:ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ENOTCACHED"
+    r"|ERR_SOCKET_TIMEOUT|FETCH_ERROR)\b"
+)
+
+
+class CannotRun(Exception):  # noqa: N818 - reads as what happened
+    """The machine does not let the JavaScript clients run; the text says why."""
+
+
+def install_clients() -> None:
+    """Install what `package-lock.json` lists, unless it is installed; one process does it, the others wait.
+
+    Raises
+    ------
+    CannotRun
+        Node or npm is missing or too old, or npm reaches no registry.
+    RuntimeError
+        npm failed for any other reason.
+    """
+    _demand_node()
+    wanted = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
+    stamp = HOME / "node_modules" / ".installed"
+    with (HOME / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        _npm_ci()
+        stamp.write_text(wanted)
+
+
+def _demand_node() -> None:
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            raise CannotRun(
+                f"{program} is not installed; the JavaScript clients need Node {_OLDEST_NODE} or newer"
+            )
+    version = subprocess.run(("node", "--version"), check=True, capture_output=True, text=True).stdout.strip()
+    if int(version.removeprefix("v").partition(".")[0]) < _OLDEST_NODE:
+        raise CannotRun(f"Node is {version}; the JavaScript clients need {_OLDEST_NODE} or newer")
+
+
+def _npm_ci() -> None:
+    try:
+        subprocess.run(
+            ("npm", "ci", "--prefer-offline"),
+            cwd=HOME,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALLED_WITHIN_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CannotRun(f"npm did not get the JavaScript clients within {_INSTALLED_WITHIN_S:g} s") from error
+    except subprocess.CalledProcessError as error:
+        if found := _NO_REGISTRY.search(error.stderr):
+            raise CannotRun(
+                f"npm reaches no registry to get the JavaScript clients from ({found[0]})"
+            ) from error
+        raise RuntimeError(f"npm ci failed:\n{error.stderr}") from error
+
+
+async def run_node(*arguments: str, source: str = "", environ: Mapping[str, str] | None = None) -> str:
+    """Run Node where the clients are installed, `source` on its standard input, and return what it printed.
+
+    Raises
+    ------
+    AssertionError
+        It failed.
+    TimeoutError
+        It took too long.
+    """
+    with anyio.fail_after(_PLAYED_WITHIN_S):
+        finished = await anyio.run_process(
+            ["node", *arguments], input=source.encode(), cwd=HOME, env=environ, check=False
+        )
+    assert finished.returncode == 0, finished.stderr.decode()
+    return finished.stdout.decode()
+
+
+async def play(client: str, given: Mapping[str, object]) -> dict[str, Any]:
+    """Play the scenes of one client and return by their names what it saw."""
+    lines = (await run_node(f"{client}.mjs", json.dumps(given))).splitlines()
+    return {told["scene"]: told["saw"] for told in map(json.loads, lines)}
+
+
+def main() -> int:
+    """Install the clients and return the exit code."""
+    try:
+        install_clients()
+    except CannotRun as error:
+        sys.stdout.write(f"{error}\n")
+        return _CANNOT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
