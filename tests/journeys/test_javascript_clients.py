@@ -9,10 +9,10 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from tests.support.fleet import COMMON, EMBEDDER, SOLO, THINKER, TOKENS_PER_ANSWER
+from tests.support.fleet import COMMON, TOKENS_PER_ANSWER
 from tests.support.gateway import Gateway, Key
-from tests.support.limited import limited_key
-from tests.support.node import CannotRun, install_clients, play
+from tests.support.node import install_clients, run_node
+from tests.support.scenes import CannotRun, given, set_the_stage, told
 
 MODELS: Final = [
     "deepseek-r1:8b",
@@ -95,20 +95,6 @@ SCENES: Final = [(client, scene) for client, scenes in EXPECTED.items() for scen
 Seen = Mapping[str, Mapping[str, Any]]
 
 
-async def given(gateway: Gateway, everything: Key) -> dict[str, object]:
-    """Return what the scenes of one client need."""
-    return {
-        "url": gateway.url,
-        "keys": {
-            "everything": everything.text,
-            "forbidden": (await gateway.tenant("qwen3:*")).text,
-            "limited": (await limited_key(gateway, requests_per_minute=1)).text,
-            "tiny": (await limited_key(gateway, tokens_per_minute=1)).text,
-        },
-        "models": {"common": COMMON, "thinker": THINKER, "embedder": EMBEDDER, "broken": SOLO},
-    }
-
-
 @pytest.fixture(scope="module")
 async def seen(running: Gateway, everything: Key) -> Seen:
     """Play all scenes once; return by client and scene what it saw."""
@@ -116,11 +102,10 @@ async def seen(running: Gateway, everything: Key) -> Seen:
         await anyio.to_thread.run_sync(install_clients)
     except CannotRun as reason:
         pytest.skip(str(reason))
-    for backend in running.backends.values():
-        await backend.reset()
-    # Nobody else hosts this model, so its streams break off for good.
-    await running.backends["a"].order("truncated", after=3, model=SOLO, count=None)
-    return {client: await play(client, await given(running, everything)) for client in EXPECTED}
+    await set_the_stage(running)
+    return {
+        client: told(await run_node(f"{client}.mjs", await given(running, everything))) for client in EXPECTED
+    }
 
 
 @pytest.mark.parametrize(("client", "scene"), SCENES, ids=lambda part: part.replace(" ", "_"))

@@ -1,35 +1,26 @@
-"""Node and the official JavaScript clients: installed once, for all test processes.
-
-`python -m tests.support.node` installs them, and exits with 75 where the machine does not let it.
-"""
+"""Node and the official JavaScript clients: installed once, for all test processes."""
 
 import fcntl
 import hashlib
-import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
 from tests.support.repository import ROOT
+from tests.support.scenes import CannotRun
 
 HOME: Final = ROOT / "tests" / "js"
 _OLDEST_NODE: Final = 20
 _INSTALLED_WITHIN_S: Final = 100.0
 _PLAYED_WITHIN_S: Final = 60.0
-_CANNOT: Final = 75
 _NO_REGISTRY: Final = re.compile(
     r"\b(?:ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ENOTCACHED"
     r"|ERR_SOCKET_TIMEOUT|FETCH_ERROR)\b"
 )
-
-
-class CannotRun(Exception):  # noqa: N818 - reads as what happened
-    """The machine does not let the JavaScript clients run; the text says why."""
 
 
 def install_clients() -> None:
@@ -100,23 +91,3 @@ async def run_node(*arguments: str, source: str = "", environ: Mapping[str, str]
         )
     assert finished.returncode == 0, finished.stderr.decode()
     return finished.stdout.decode()
-
-
-async def play(client: str, given: Mapping[str, object]) -> dict[str, Any]:
-    """Play the scenes of one client and return by their names what it saw."""
-    lines = (await run_node(f"{client}.mjs", json.dumps(given))).splitlines()
-    return {told["scene"]: told["saw"] for told in map(json.loads, lines)}
-
-
-def main() -> int:
-    """Install the clients and return the exit code."""
-    try:
-        install_clients()
-    except CannotRun as error:
-        sys.stdout.write(f"{error}\n")
-        return _CANNOT
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
