@@ -7,10 +7,17 @@ export const HELLO = [{ role: "user", content: "How are you?" }];
 export const ASK_WEATHER = [{ role: "user", content: "ask weather" }];
 export const SCHEMA = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 
+const TOO_LONG_MS = 15_000;
+
+const deadline = () =>
+  new Promise((_, reject) => setTimeout(reject, TOO_LONG_MS, new Error("took too long")).unref());
+
 export async function play(scenes) {
   for (const [scene, act] of Object.entries(scenes)) {
-    console.log(JSON.stringify({ scene, saw: await act().catch((error) => ({ unexpected: String(error) })) }));
+    const saw = await Promise.race([act(), deadline()]).catch((error) => ({ unexpected: String(error) }));
+    console.log(JSON.stringify({ scene, saw }));
   }
+  process.exit(); // what took too long may still wait
 }
 
 export async function collect(stream) {
