@@ -115,7 +115,11 @@ async def running_gateway(
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s)
-        bodies = Bodies(max_bytes=settings.max_body_bytes, base_timeout_s=settings.body_timeout_s)
+        bodies = Bodies(
+            max_bytes=settings.max_body_bytes,
+            base_timeout_s=settings.body_timeout_s,
+            max_buffered_bytes=settings.max_buffered_bytes,
+        )
         early_poll = EarlyPoll(queue)
         process_id = _process_name()
         processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))

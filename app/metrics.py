@@ -52,6 +52,10 @@ class Metrics:
             "nng_in_flight_requests", "Admitted requests that run now.", registry=self.registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
+        self.buffered = Gauge(
+            "nng_buffered_request_bytes", "Bytes of request bodies held until a backend answers.",
+            registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.waiting = Gauge(
             "nng_waiting_requests", "Admitted requests that wait for a place at a backend.",
             registry=self.registry, multiprocess_mode="livesum",

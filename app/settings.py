@@ -115,6 +115,9 @@ class HttpSettings(SharedSettings):
     max_body_bytes: Annotated[
         int, Field(validation_alias="GATEWAY_MAX_BODY_BYTES", ge=1024, le=1024 * _MIB)
     ] = 32 * _MIB
+    max_buffered_bytes: Annotated[
+        int, Field(validation_alias="GATEWAY_MAX_BUFFERED_BYTES", ge=1024, le=1_048_576 * _MIB)
+    ] = 256 * _MIB
     body_timeout_s: Annotated[
         float, Field(validation_alias="GATEWAY_BODY_TIMEOUT_SECONDS", gt=0, le=3600)
     ] = 10.0
@@ -122,6 +125,13 @@ class HttpSettings(SharedSettings):
         float, Field(validation_alias="GATEWAY_WRITE_TIMEOUT_SECONDS", gt=0, le=3600)
     ] = 30.0
     drain_s: Annotated[float, Field(validation_alias="GATEWAY_DRAIN_SECONDS", ge=0, le=3600)] = 60.0
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Self:
+        if self.max_buffered_bytes < self.max_body_bytes:
+            # A body of the largest size would be refused even by an idle process.
+            raise ValueError("GATEWAY_MAX_BUFFERED_BYTES must not be smaller than GATEWAY_MAX_BODY_BYTES")
+        return self
 
 
 class PepperSettings(EnvSettings):

@@ -55,6 +55,11 @@ class RouteSpec(msgspec.Struct, frozen=True):
     output_cap_field: str | None
     refused: Mapping[str, str]
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether a body may hold images, which make it large."""
+        return self.kind is RouteKind.CHAT or "images" in self.forwarded
+
 
 _FORWARD, _POLICE, _WITHHOLD = FieldAction.FORWARD, FieldAction.POLICE, FieldAction.WITHHOLD
 _REFUSE = FieldAction.REFUSE

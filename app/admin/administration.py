@@ -25,6 +25,8 @@ from domain.keys import PepperRing
 from domain.ports import KeyStore
 
 MAX_BODY_BYTES: Final = 262_144
+MAX_BUFFERED_BYTES: Final = 32 * MAX_BODY_BYTES
+"""Apart from what tenants may fill, so that they cannot lock an operator out."""
 """Far more than any request here has reason to hold."""
 POOL_SIZE: Final = 3
 """Connections of its own, so that no operator's report can keep a tenant's key waiting."""
@@ -88,7 +90,11 @@ async def running_administration(
         database = Database(engine)
         failed = FailedLogins(database, find=RefusedKeys(engine).find_by_digest, metrics=metrics)
         stack.push_async_callback(failed.finish)
-        bodies = Bodies(max_bytes=MAX_BODY_BYTES, base_timeout_s=settings.body_timeout_s)
+        bodies = Bodies(
+            max_bytes=MAX_BODY_BYTES,
+            base_timeout_s=settings.body_timeout_s,
+            max_buffered_bytes=MAX_BUFFERED_BYTES,
+        )
         yield Administration(
             database=database,
             redis=patient,

@@ -83,6 +83,7 @@ class AdminDoor:
             _log.exception("request_failed", request_id=call.request_id_text.decode(), route=_route(scope))
             await exit_.refuse(told(fault))
         finally:
+            call.let_go_of_body()
             self._note(call, scope, exit_, note)
 
     async def _serve(

@@ -4,6 +4,7 @@ A candidate's answer counts as good once its status is right and its first recor
 up to a bound, is here and is no error. Until then the next candidate may take over; nothing is lost but time.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -54,10 +55,12 @@ class Order(msgspec.Struct):
     candidates: tuple[Candidate, ...]
     request_id: bytes
     traceparent: bytes | None
+    let_go_of_body: Callable[[], None]
 
     def forget_body(self) -> None:
         """Let go of what the client said: a backend has begun to answer, so nobody else will be asked."""
         self.body = b""
+        self.let_go_of_body()
 
     @property
     def echo(self) -> Echo | None:

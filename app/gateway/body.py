@@ -1,17 +1,26 @@
-"""Reading a request body within its size and time."""
+"""Reading a request body within its size and time, and within what the whole process may hold."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from litestar.types import Receive
 
+from app.gateway.body_room import BodyHold, BodyRoom
 from app.gateway.call import Call
 from app.gateway.zstd_body import ZstdBody
-from domain.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+from domain.errors import BodyTooLarge, BodyTooSlow, GatewayError, Unavailable, UnsupportedEncoding
 
 SWEEP_INTERVAL_S: Final = 1.0
+GIVES_WAY_AFTER_S: Final = 1.0
+"""A body that has been arriving for so long may have to give way to others; a quick one never has to."""
+LONGEST_WAIT_FOR_ROOM_S: Final = 2 * GIVES_WAY_AFTER_S
+"""Long enough for any body that stopped arriving to be found out."""
+LOOKS_AGAIN_AFTER_S: Final = 0.1
+RETRY_AFTER_S: Final = 2
+TEXT_SHARE: Final = 4
+"""A body without images may have this part of the largest body."""
 _MIB: Final = 1024 * 1024
 _PLAIN: Final = frozenset({b"identity", b""})
 _ZSTD: Final = b"zstd"
@@ -27,26 +36,76 @@ class BodyCut(ClientLeft):
     """The body ended before it was complete: its client left, or its chunks are broken. Both look alike from here."""
 
 
+class _Arriving(NamedTuple):
+    """A body that is being read: until when it has to be here, and what of it is."""
+
+    deadline: float
+    hold: BodyHold
+
+
+class _PlainBody:
+    """Takes a body as it comes."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def feed(self, piece: bytes) -> int:
+        """Take the next bytes, and tell how many are held now because of them."""
+        self._pieces.append(piece)
+        return len(piece)
+
+    def whole(self) -> bytes:
+        """Return the body."""
+        pieces = self._pieces
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 class Bodies:
     """Reads bodies, each within `max_bytes` and `base_timeout_s` plus one second per MiB it may have.
+
+    All together hold at most `max_buffered_bytes`. When they are full, newcomers wait a moment, and the bodies that
+    have kept the most room occupied for the longest while still arriving give way: whoever stops in the middle of
+    large uploads takes room from nobody for long.
 
     One sweep a second looks after the deadlines of all bodies, because a timer for each would cost a small
     request more than reading it.
     """
 
     def __init__(
-        self, *, max_bytes: int, base_timeout_s: float, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        max_bytes: int,
+        base_timeout_s: float,
+        max_buffered_bytes: int,
+        longest_wait_for_room_s: float = LONGEST_WAIT_FOR_ROOM_S,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
         # Asking for the running loop costs a system call each time on Python 3.11.
         self._loop = asyncio.get_running_loop()
         self._max_bytes = max_bytes
         self._base_timeout_s = base_timeout_s
-        self._deadlines: dict[asyncio.Task[Any], float] = {}
-        self._late: set[asyncio.Task[Any]] = set()
+        self._longest_wait_s = longest_wait_for_room_s
+        self._room = BodyRoom(max_buffered_bytes)
+        self._arriving: dict[asyncio.Task[Any], _Arriving] = {}
+        self._ended: dict[asyncio.Task[Any], GatewayError] = {}
 
-    async def read(self, call: Call, receive: Receive) -> bytes:
-        """Return the whole body.
+    @property
+    def max_text_bytes(self) -> int:
+        """How large a body may be that holds no images."""
+        return self._max_bytes // TEXT_SHARE
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How many bytes of bodies are held now."""
+        return self._room.used_bytes
+
+    async def read(self, call: Call, receive: Receive, *, at_most: int | None = None) -> bytes:
+        """Return the whole body; what it holds is given back through the hold that the call has from then on.
+
+        `at_most` is the limit of a route that needs less than others.
 
         Raises
         ------
@@ -59,31 +118,35 @@ class Bodies:
             Its compression is broken.
         BodyTooSlow
             It did not arrive in time.
+        Unavailable
+            This process holds too many bytes of other bodies, or this one had to give way to them.
         BodyCut
             It ended before it was complete.
         """
-        zstd = None if call.content_encoding in _PLAIN else self._zstd(call)
-        pieces: list[bytes] = []
+        limit = self._max_bytes if at_most is None else min(at_most, self._max_bytes)
+        body = _PlainBody() if call.content_encoding in _PLAIN else _zstd(call, limit)
         length = call.body_length
-        if length is not None and length > self._max_bytes:
-            raise self._too_large()
+        if length is not None and length > limit:
+            raise _too_large(limit)
         task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a body is read inside a task")
-        allowed = self._max_bytes if length is None else length
-        self._deadlines[task] = self._now() + self._base_timeout_s + allowed / _MIB
+        now = self._now()
+        hold = call.hold = BodyHold(self._room, now)
+        deadline = now + self._base_timeout_s + (limit if length is None else length) / _MIB
+        self._arriving[task] = _Arriving(deadline, hold)
         try:
-            await self._collect(receive, length, pieces.append if zstd is None else zstd.feed)
+            await self._collect(receive, body, hold, limit=limit, length=length)
         except asyncio.CancelledError:
-            if task not in self._late or task.uncancel():
+            refusal = self._ended.get(task)
+            if refusal is None or task.uncancel():
                 raise
-            raise BodyTooSlow("The body did not arrive in time.") from None
+            hold.give_back()  # before the client has been told, which may take it a while
+            raise refusal from None
         finally:
-            self._late.discard(task)
-            del self._deadlines[task]
-        if zstd is not None:
-            return zstd.whole()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._ended.pop(task, None)
+            del self._arriving[task]
+        return body.whole()
 
     async def sweep(self) -> None:
         """Give up on late bodies, for ever."""
@@ -94,12 +157,13 @@ class Bodies:
     def give_up_late(self) -> None:
         """End the reading of every body whose time is over."""
         now = self._now()
-        for task, deadline in self._deadlines.items():
-            if deadline < now and task not in self._late:
-                self._late.add(task)
-                task.cancel()
+        for task, arriving in self._arriving.items():
+            if arriving.deadline < now:
+                self._end(task, BodyTooSlow("The body did not arrive in time."))
 
-    async def _collect(self, receive: Receive, length: int | None, keep: Callable[[bytes], None]) -> None:
+    async def _collect(
+        self, receive: Receive, body: _PlainBody | ZstdBody, hold: BodyHold, *, limit: int, length: int | None
+    ) -> None:
         """Read the body; one of a known length is complete with its last byte, without asking for its end."""
         size = 0
         while True:
@@ -108,19 +172,57 @@ class Bodies:
                 raise BodyCut
             piece = event["body"]
             size += len(piece)
-            if size > self._max_bytes:
-                raise self._too_large()
+            if size > limit:
+                raise _too_large(limit)
             if piece:
-                keep(piece)
+                grown = body.feed(piece)
+                if not hold.grow(grown):
+                    await self._wait_for_room(hold, grown)
             if not event["more_body"] or size == length:
                 return
 
-    def _zstd(self, call: Call) -> ZstdBody:
-        if call.content_encoding != _ZSTD or not call.raw_path.startswith(_ZSTD_PATHS):
-            raise UnsupportedEncoding(
-                "Send the body uncompressed, or on a /v1 route as zstd: this Content-Encoding is not supported here."
-            )
-        return ZstdBody(max_bytes=self._max_bytes)
+    async def _wait_for_room(self, hold: BodyHold, needed: int) -> None:
+        try:
+            async with asyncio.timeout(self._longest_wait_s):
+                while not hold.grow(needed):
+                    self._make_way(hold, needed)
+                    await self._room.change(within_s=LOOKS_AGAIN_AFTER_S)
+        except TimeoutError:
+            raise Unavailable("body_room_full", RETRY_AFTER_S) from None
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The body is larger than the limit of {self._max_bytes} bytes.")
+    def _make_way(self, newcomer: BodyHold, needed: int) -> None:
+        """End bodies that are still arriving until enough room will be free, or none is left to end."""
+        now = self._now()
+        missing = self._room.used_bytes + needed - self._room.max_bytes
+        missing -= sum(self._arriving[task].hold.held_bytes for task in self._ended)
+        idle = [
+            (each.hold.held_bytes * (now - each.hold.since), each.hold.held_bytes, task)
+            for task, each in self._arriving.items()
+            if task not in self._ended
+            and each.hold is not newcomer
+            and each.hold.held_bytes
+            and now - each.hold.since >= GIVES_WAY_AFTER_S
+        ]
+        idle.sort(key=lambda each: each[0], reverse=True)
+        for _, held, task in idle:
+            if missing <= 0:
+                return
+            self._end(task, Unavailable("body_gave_way", RETRY_AFTER_S))
+            missing -= held
+
+    def _end(self, task: asyncio.Task[Any], refusal: GatewayError) -> None:
+        if task not in self._ended:
+            self._ended[task] = refusal
+            task.cancel()
+
+
+def _zstd(call: Call, max_bytes: int) -> ZstdBody:
+    if call.content_encoding != _ZSTD or not call.raw_path.startswith(_ZSTD_PATHS):
+        raise UnsupportedEncoding(
+            "Send the body uncompressed, or on a /v1 route as zstd: this Content-Encoding is not supported here."
+        )
+    return ZstdBody(max_bytes=max_bytes)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than the limit of {limit} bytes.")

@@ -6,6 +6,7 @@ from typing import Final
 
 from uuid_utils.compat import uuid7
 
+from app.gateway.body_room import BodyHold
 from domain.credentials import presented_key
 from domain.values import RequestId
 
@@ -25,6 +26,7 @@ class Call:
         "body_length",
         "client_request_id",
         "content_encoding",
+        "hold",
         "key_digests",
         "key_in_path",
         "method",
@@ -62,6 +64,7 @@ class Call:
         self.content_encoding = b"identity"
         self.transfer_coding: bytes | None = None
         self.key_digests: tuple[bytes, ...] = ()
+        self.hold: BodyHold | None = None
         self.client_request_id: str | None = None
         self.traceparent: bytes | None = None
         self._authorization: list[bytes] = []
@@ -83,6 +86,11 @@ class Call:
             No carrier holds one, or two carriers disagree.
         """
         return presented_key(self._authorization, self._x_api_key, self._path_key)
+
+    def let_go_of_body(self) -> None:
+        """Stop counting the bytes of the body; once more does no harm."""
+        if self.hold is not None:
+            self.hold.give_back()
 
     @property
     def presents_anything(self) -> bool:

@@ -108,6 +108,7 @@ class Endpoint:
             )
             await self._refuse(downstream, fault)
         finally:
+            call.let_go_of_body()
             self._metrics.answered(downstream.status)
             self._access_log.write(
                 request_id=call.request_id_text.decode(),

@@ -205,6 +205,7 @@ class Gateway:
         """Bring the figures up to date that are read rather than counted."""
         ledger = self._ledger_state()
         self.metrics.in_flight.set(len(self.exchanges))
+        self.metrics.buffered.set(self.bodies.buffered_bytes)
         self.metrics.limits_shared.set(self.limiter.shared_tenants)
         self.metrics.live_processes.set(self.limiter.processes)
         self.places.refresh_metrics()

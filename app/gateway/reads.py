@@ -29,6 +29,8 @@ GatewayOf = Callable[[], Gateway]
 NATIVE: Final = ApiFamily.NATIVE
 NO_CLOUD: Final = b'{"cloud":{"disabled":true,"source":"config"}}'
 NO_RECOMMENDATIONS: Final = b'{"recommendations":[]}'
+MAX_SHOW_BODY_BYTES: Final = 65_536
+"""Plenty for the name of a model, which is all that is read."""
 
 _SHOW_FIELDS: Final = KnownFields(frozenset({"model", "name", "system", "template", "verbose", "options"}))
 """All but the model are ignored: they would have the backend tell more than tenants may know."""
@@ -104,19 +106,20 @@ def _show(gateway: GatewayOf) -> Handler:
     async def show(visit: Visit) -> None:
         gw = gateway()
         principal = await _known(visit, gw)
-        model = requested_model(await gw.bodies.read(visit.call, visit.receive))
+        body = await gw.bodies.read(visit.call, visit.receive, at_most=MAX_SHOW_BODY_BYTES)
+        model = requested_model(body)
         name, candidates = authorize(model, rights=gw.rights(principal), index=gw.catalogue.known())
         visit.note.model = name.display
         facts = await gw.shows.facts(name, candidates, visit.call)
         listed = gw.listing().by_name.get(name.display)
-        body = show_answer(
+        answer = show_answer(
             facts,
             name=name.display,
             requested=model,
             capabilities=None if listed is None else listed.capabilities,
             context_length=None if listed is None else listed.context_length,
         )
-        await visit.downstream.answer(200, JSON, body)
+        await visit.downstream.answer(200, JSON, answer)
 
     return show
 

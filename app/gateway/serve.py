@@ -70,7 +70,8 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     principal = await gateway.principal(call)
     visit.note.tenant = principal.tenant_slug
     visit.note.key = principal.key_prefix
-    request = parse_request(spec, await gateway.bodies.read(call, visit.receive))
+    at_most = None if spec.takes_images else gateway.bodies.max_text_bytes
+    request = parse_request(spec, await gateway.bodies.read(call, visit.receive, at_most=at_most))
     visit.metrics.dropped(request.dropped)
     grant = allow(request, principal, gateway)
     visit.note.model = grant.name.display
@@ -109,6 +110,7 @@ async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gatew
         candidates=grant.candidates,
         request_id=call.request_id_text,
         traceparent=call.traceparent,
+        let_go_of_body=call.let_go_of_body,
     )
     # A stream may live for an hour: from its first record on, nothing here holds the client's words any more.
     tenant_id, name = grant.tenant_id, grant.name

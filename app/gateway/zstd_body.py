@@ -33,8 +33,8 @@ class ZstdBody:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def feed(self, piece: bytes) -> None:
-        """Take the next bytes of the frame.
+    def feed(self, piece: bytes) -> int:
+        """Take the next bytes of the frame, and tell how many decoded bytes are held now because of them.
 
         Raises
         ------
@@ -45,6 +45,7 @@ class ZstdBody:
         """
         if self._is_complete():
             raise BadRequest(_TRAILING)
+        before = self._size
         try:
             self._keep(self._decoder.decompress(piece, max_length=STEP_BYTES))
             while not (self._decoder.needs_input or self._is_complete()):
@@ -53,6 +54,7 @@ class ZstdBody:
             raise BadRequest("the body is not zstd, or needs a window of more than 8 MiB") from None
         if self._decoder.unused_data:
             raise BadRequest(_TRAILING)
+        return self._size - before
 
     def whole(self) -> bytes:
         """Return the decoded body.

@@ -77,7 +77,7 @@ def rooms(engine: AsyncEngine, stack: AsyncExitStack) -> Rooms:
         database=Database(engine),
         redis=redis,
         logins=None,  # type: ignore[arg-type] # the door's affair
-        bodies=Bodies(max_bytes=1, base_timeout_s=1),
+        bodies=Bodies(max_bytes=1, base_timeout_s=1, max_buffered_bytes=1),
         peppers=PepperRing.parse(mint_pepper("p1")),
         followers=(),
     )

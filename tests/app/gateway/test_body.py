@@ -27,7 +27,7 @@ def length(size: int) -> tuple[bytes, bytes]:
 
 @pytest.fixture
 async def bodies() -> Bodies:
-    return Bodies(max_bytes=LIMIT, base_timeout_s=10)
+    return Bodies(max_bytes=LIMIT, base_timeout_s=10, max_buffered_bytes=64 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class Stuck:
 async def outlasts(seconds: float, *, headers: tuple[tuple[bytes, bytes], ...], max_bytes: int) -> bool:
     """Tell whether a stuck body is still waited for after so many seconds."""
     clock, stuck = Clock(), Stuck()
-    bodies = Bodies(max_bytes=max_bytes, base_timeout_s=10, now=clock)
+    bodies = Bodies(max_bytes=max_bytes, base_timeout_s=10, max_buffered_bytes=64 * MIB, now=clock)
     receive: Receive = stuck
     reading = asyncio.create_task(bodies.read(call(*headers), receive))
     await stuck.asked.wait()
@@ -135,7 +135,7 @@ async def test_t16_a_body_has_ten_seconds_and_one_for_each_mebibyte(
 
 async def test_a_body_that_arrived_is_never_late() -> None:
     clock = Clock()
-    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=10, now=clock)
+    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=10, max_buffered_bytes=64 * MIB, now=clock)
 
     assert await bodies.read(call(), Inbox([b"x"])) == b"x"
     clock.at += 1000
@@ -145,7 +145,7 @@ async def test_a_body_that_arrived_is_never_late() -> None:
 
 async def test_one_late_body_does_not_end_another() -> None:
     clock = Clock()
-    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=10, now=clock)
+    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=10, max_buffered_bytes=64 * MIB, now=clock)
     early, late = Stuck(), Stuck()
     first = asyncio.create_task(bodies.read(call(length(1)), early))
     await early.asked.wait()
@@ -165,7 +165,7 @@ async def test_one_late_body_does_not_end_another() -> None:
 
 async def test_the_sweep_finds_late_bodies_by_itself() -> None:
     clock, stuck = Clock(), Stuck()
-    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=0, now=clock)
+    bodies = Bodies(max_bytes=LIMIT, base_timeout_s=0, max_buffered_bytes=64 * MIB, now=clock)
     reading = asyncio.create_task(bodies.read(call(), stuck))
     await stuck.asked.wait()
     clock.at += 1

@@ -116,7 +116,7 @@ class World:
             exchanges=Exchanges(write_timeout_s=30),
             metrics=self.metrics,
             request_poll=lambda: None,
-            bodies=Bodies(max_bytes=100, base_timeout_s=10),
+            bodies=Bodies(max_bytes=100, base_timeout_s=10, max_buffered_bytes=1000),
             default_output_cap=4096,
             ledger_state=lambda: LEDGER,
         )

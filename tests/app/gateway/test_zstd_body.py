@@ -143,7 +143,7 @@ def call(path: bytes, encoding: bytes = b"zstd") -> Call:
     "path", [b"/v1/responses", b"/v1/messages", b"/v1/chat/completions", b"/v1/embeddings"]
 )
 async def test_a_v1_route_takes_zstd(path: bytes) -> None:
-    bodies = Bodies(max_bytes=MIB, base_timeout_s=10)
+    bodies = Bodies(max_bytes=MIB, base_timeout_s=10, max_buffered_bytes=64 * MIB)
 
     assert await bodies.read(call(path), Inbox([FRAME[:20], FRAME[20:]])) == TEXT
 
@@ -156,7 +156,9 @@ async def test_t18_every_other_compression_is_refused_unread(path: bytes, encodi
     inbox = Inbox([FRAME])
 
     with pytest.raises(UnsupportedEncoding):
-        await Bodies(max_bytes=MIB, base_timeout_s=10).read(call(path, encoding), inbox)
+        await Bodies(max_bytes=MIB, base_timeout_s=10, max_buffered_bytes=64 * MIB).read(
+            call(path, encoding), inbox
+        )
     assert inbox.read == 0
 
 
@@ -164,7 +166,7 @@ async def test_a_bomb_is_refused_by_its_first_piece() -> None:
     inbox = Inbox([bomb(64 * MIB), b"never read"])
 
     with pytest.raises(BodyTooLarge):
-        await Bodies(max_bytes=MIB, base_timeout_s=10).read(
+        await Bodies(max_bytes=MIB, base_timeout_s=10, max_buffered_bytes=64 * MIB).read(
             Call(
                 method="POST",
                 raw_path=b"/v1/x",
