@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from domain.errors import BadRequest
+from domain.images import Picture, sniff, sniff_url
 from domain.routes import RouteKind, RouteSpec
 from domain.strict_json import StrictObject, go_fold
 from domain.values import ApiFamily
@@ -27,7 +28,7 @@ class Prompt(msgspec.Struct, frozen=True):
     never below the tokens of all text that could reach the model, whatever it is: texts and JSON schemas in UTF-8, a
     byte for each of the `context_tokens` a `context` holds. `messages` are the pieces a template wraps, `texts`
     what the model reads one by one, each within its own context: a batch of embeddings has many. `is_empty`
-    means there is nothing to answer: natively that loads the model.
+    means there is nothing to answer: natively that loads the model. `pictures` are the kinds of its images.
     """
 
     prompt_bytes: int
@@ -37,15 +38,17 @@ class Prompt(msgspec.Struct, frozen=True):
     messages: int = 1
     texts: int = 1
     context_tokens: int = 0
+    pictures: frozenset[Picture] = frozenset()
 
 
 class _Extent:
     """Sums of what was measured so far."""
 
-    __slots__ = ("images", "parts", "prompt_bytes", "text_bytes")
+    __slots__ = ("images", "parts", "pictures", "prompt_bytes", "text_bytes")
 
     def __init__(self) -> None:
         self.prompt_bytes = self.images = self.parts = self.text_bytes = 0
+        self.pictures: frozenset[Picture] = frozenset()
 
     def add_text(self, text: str) -> None:
         length = len(text) if text.isascii() else len(text.encode())
@@ -55,6 +58,11 @@ class _Extent:
     def add_label(self, text: str) -> None:
         """Count a text that is wire format: no prompt, though a template may show it to the model."""
         self.text_bytes += len(text) if text.isascii() else len(text.encode())
+
+    def add_images(self, *pictures: Picture) -> None:
+        """Count images of these kinds."""
+        self.images += len(pictures)
+        self.pictures |= frozenset(pictures)
 
     def add_json(self, value: object) -> None:
         """Count a value that reaches the model as JSON."""
@@ -86,12 +94,15 @@ def measure(spec: RouteSpec, strict: StrictObject) -> Prompt:
     context = values.get("context") if "context" in spec.policed else None
     context_tokens = len(context) if isinstance(context, list) else 0
     images = values.get("images") if "images" in spec.forwarded else None
+    if isinstance(images, list):
+        extent.add_images(*map(sniff, images))
     return Prompt(
         extent.prompt_bytes,
-        len(images) if isinstance(images, list) else 0,
+        extent.images,
         is_empty=not values.get("prompt"),
         text_bytes=extent.text_bytes + _schema_bytes(strict) + context_tokens,
         context_tokens=context_tokens,
+        pictures=extent.pictures,
     )
 
 
@@ -132,8 +143,10 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
                 if key not in _LABELS:
                     prompt_bytes += length
             elif value:
+                pictures = extent.pictures
                 _measure_nested(key, value, extent)
                 if go_fold(key) == "tool_calls":
+                    extent.pictures = pictures  # an argument of a call may be named like an image and is none
                     # Templates write calls as JSON: names and numbers are text as well.
                     text_bytes += _json_bytes(msgspec.json.encode(value))
     if "tools" in strict.raw:
@@ -146,6 +159,7 @@ def _measure_chat(spec: RouteSpec, strict: StrictObject) -> Prompt:
         is_empty=not messages,
         text_bytes=text_bytes + extent.text_bytes + _schema_bytes(strict),
         messages=len(messages),
+        pictures=extent.pictures,
     )
 
 
@@ -172,9 +186,9 @@ def _measure_nested(key: str, value: object, extent: _Extent, *, labels: frozens
     """Count the texts and images below one key of a message, in whatever case the key is written."""
     fold = go_fold(key)
     if fold == "images" and isinstance(value, list):
-        extent.images += len(value)
+        extent.add_images(*map(sniff, value))
     elif fold == "image_url":
-        extent.images += 1
+        extent.add_images(sniff_url(value))
     elif isinstance(value, str):
         if key in labels:
             extent.add_label(value)
@@ -207,6 +221,7 @@ def _measure_responses(strict: StrictObject) -> Prompt:
         is_empty=False,
         text_bytes=extent.text_bytes,
         messages=len(items) + bool(values.get("instructions")),
+        pictures=extent.pictures,
     )
 
 
@@ -228,6 +243,7 @@ def _measure_anthropic(strict: StrictObject) -> Prompt:
         is_empty=False,
         text_bytes=extent.text_bytes,
         messages=len(messages) + extent.parts + bool(values.get("system")),
+        pictures=extent.pictures,
     )
 
 
@@ -251,6 +267,8 @@ def _measure_block(block: Mapping[str, object], extent: _Extent) -> None:
         fold = go_fold(key)
         if fold == "source" and isinstance(value, dict) and value.get("type") in _IMAGE_SOURCES:
             extent.images += 1
+            if any(kind != "document" for name, kind in block.items() if go_fold(name) == "type"):
+                extent.pictures |= {_sniff_source(value)}
         elif fold in _BLOCK_LABELS and isinstance(value, str):
             extent.add_label(value)
             extent.parts += fold == "tool_use_id"  # a tool's result becomes a message of its own
@@ -258,6 +276,14 @@ def _measure_block(block: Mapping[str, object], extent: _Extent) -> None:
             extent.add_json(value)  # templates write calls as JSON
         else:
             _measure_content(value, extent)
+
+
+def _sniff_source(source: Mapping[str, object]) -> Picture:
+    """Tell what the source of an Anthropic image is, in whatever case its keys are written."""
+    if source.get("type") == "url":
+        return Picture.REMOTE
+    found = {sniff(value) for key, value in source.items() if go_fold(key) == "data"}
+    return found.pop() if len(found) == 1 else Picture.UNKNOWN
 
 
 def _add_raw(strict: StrictObject, name: str, extent: _Extent, *, is_prompt: bool) -> None:

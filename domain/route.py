@@ -8,11 +8,15 @@ from domain.model_table import BackendCondition, HostedModel, ModelTable
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One backend that hosts the model. `silent`: it has not answered polls for a long time."""
+    """One backend that hosts the model. `silent`: it has not answered polls for a long time.
+
+    `version` is what it last said of itself, None if that is not known.
+    """
 
     backend: str
     model_digest: str
     silent: bool
+    version: str | None = None
 
 
 class ModelIndex:
@@ -34,7 +38,9 @@ class ModelIndex:
         for state in self.backends:
             silent = state.condition is BackendCondition.SILENT
             for model in state.models:
-                by_name.setdefault(model.name, []).append(Candidate(state.name, model.digest, silent))
+                by_name.setdefault(model.name, []).append(
+                    Candidate(state.name, model.digest, silent, state.version)
+                )
                 lengths.setdefault(model.name, []).append(_context_length(model))
         self._candidates = {name: _answering_first(found) for name, found in by_name.items()}
         self._embedders = {name: _answering_first(_of_one_digest(found)) for name, found in by_name.items()}

@@ -33,6 +33,7 @@ from domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from domain.images import refuse_unfit
 from domain.model_names import CanonicalName
 from domain.ollama import unload_answer
 from domain.requests import ParsedRequest, Policed, parse_request, rebuild
@@ -140,7 +141,7 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     Unavailable
         This process has not learned yet who hosts what.
     BadRequest
-        An option policy rejects a field.
+        An option policy rejects a field, or an image is not fit for a backend.
     """
     name, candidates = authorize(
         request.model,
@@ -150,6 +151,8 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     )
     if principal.tenant_id is None:
         raise ModelForbidden
+    if request.prompt.pictures:
+        refuse_unfit(request.prompt.pictures, [candidate.version for candidate in candidates])
     policy = gateway.policy(principal, name)
     return Grant(
         principal, principal.tenant_id, name, candidates, policy.apply(request), policy.forwards_unload

@@ -24,6 +24,7 @@ from tests.support.gateway import Gateway
 from tests.support.leaving_client import leaving_client
 from tests.support.limited import LARGE, Limited, moved_to, reserved_by, running_limited, tokens_left
 from tests.support.ollama import SimulatedOllama
+from tests.support.pictures import png
 from tests.support.servers import Databases, RedisDatabases
 
 TOO_MANY: Final = httpx.codes.TOO_MANY_REQUESTS
@@ -35,7 +36,7 @@ FRESH: Final = "fresh:1b"
 """Never answers to its end here, so that nobody knows its speed."""
 PER_MESSAGE: Final = 32
 TEXT: Final = MESSAGES[0]["content"]
-PICTURE: Final = "iVBORw0KGgo="
+PICTURE: Final = png()
 CAN_DO_ALL: Final[dict[str, object]] = {
     "name": f"{MODEL}:latest",
     "capabilities": ["completion", "insert", "tools", "vision"],
