@@ -42,7 +42,9 @@ class ScriptedBackend:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *rest = head.strip().split("\r\n")
             path = first.split(" ")[1]
-            self.requests.append((path, dict(line.lower().split(": ", 1) for line in rest)))
+            headers = dict(line.lower().split(": ", 1) for line in rest)
+            await reader.readexactly(int(headers.get("content-length", 0)))
+            self.requests.append((path, headers))
             script = self.scripts[path]
             if script is None:
                 await self.over.wait()
