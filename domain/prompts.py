@@ -265,9 +265,9 @@ def _measure_block(block: Mapping[str, object], extent: _Extent) -> None:
     """Count one message or block, in whatever case its keys are written."""
     for key, value in block.items():
         fold = go_fold(key)
-        if fold == "source" and isinstance(value, dict) and value.get("type") in _IMAGE_SOURCES:
+        if fold == "source" and isinstance(value, dict) and _is_any(value, _IMAGE_SOURCES):
             extent.images += 1
-            if any(kind != "document" for name, kind in block.items() if go_fold(name) == "type"):
+            if _is_any(block, ("image",)):
                 extent.pictures |= {_sniff_source(value)}
         elif fold in _BLOCK_LABELS and isinstance(value, str):
             extent.add_label(value)
@@ -278,9 +278,14 @@ def _measure_block(block: Mapping[str, object], extent: _Extent) -> None:
             _measure_content(value, extent)
 
 
+def _is_any(value: Mapping[str, object], types: tuple[str, ...]) -> bool:
+    """Tell whether one of the types is that of an object, in whatever case its key is written."""
+    return any(kind in types for name, kind in value.items() if go_fold(name) == "type")
+
+
 def _sniff_source(source: Mapping[str, object]) -> Picture:
     """Tell what the source of an Anthropic image is, in whatever case its keys are written."""
-    if source.get("type") == "url":
+    if _is_any(source, ("url",)):
         return Picture.REMOTE
     found = {sniff(value) for key, value in source.items() if go_fold(key) == "data"}
     return found.pop() if len(found) == 1 else Picture.UNKNOWN

@@ -2,12 +2,15 @@
 
 from base64 import b64encode
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import BadRequest
 from domain.images import MAX_PIXELS, Picture, refuse_unfit, sniff, sniff_url
+from domain.requests import parse_request
+from domain.routes import inference_routes
 from tests.support.pictures import jpeg, png, text, wav, webp
 
 PASSING = {Picture.PNG, Picture.JPEG, Picture.SOUND}
@@ -146,3 +149,27 @@ def test_webp_passes_where_no_backend_may_crash_on_it(versions: list[str | None]
     else:
         with pytest.raises(BadRequest, match="WebP"):
             refuse_unfit({Picture.WEBP}, versions)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/api/chat", {"Images": [webp()]}),
+        ("/api/chat", {"IMAGES": [webp(), png()]}),
+        ("/v1/chat/completions", {"content": [{"Image_URL": {"url": f"data:;base64,{webp()}"}}]}),
+        ("/v1/messages", {"content": [{"Type": "image", "Source": {"Type": "base64", "Data": webp()}}]}),
+        ("/v1/messages", {"Content": [{"type": "image", "source": {"type": "base64", "data": webp()}}]}),
+    ],
+)
+def test_an_image_is_found_in_whatever_case_its_keys_are(path: str, message: dict[str, object]) -> None:
+    body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": [{"role": "user", **message}]})
+
+    assert Picture.WEBP in parse_request(inference_routes()[path], body).prompt.pictures
+
+
+def test_a_document_is_no_image() -> None:
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}
+    messages = [{"role": "user", "content": [{"type": "document", "source": source}]}]
+    body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": messages})
+
+    assert not parse_request(inference_routes()["/v1/messages"], body).prompt.pictures
