@@ -114,7 +114,7 @@ async def running_gateway(
             cooldown=cooldown,
         )
         proxies = TrustedProxies(settings.trusted_proxies)
-        exchanges = Exchanges(write_timeout_s=settings.write_timeout_s)
+        exchanges = Exchanges(write_timeout_s=settings.write_timeout_s, heartbeat_s=settings.heartbeat_s)
         bodies = Bodies(
             max_bytes=settings.max_body_bytes,
             base_timeout_s=settings.body_timeout_s,
@@ -187,7 +187,7 @@ async def running_gateway(
             catalogue.follow,
             catalogue.listen,
             proxies.follow_names,
-            exchanges.watch_writes,
+            exchanges.watch,
             bodies.sweep,
             early_poll.run,
             gateway.keep_metrics,

@@ -28,6 +28,7 @@ from domain.errors import (
     UnsupportedEncoding,
     UpstreamExhausted,
 )
+from domain.event_streams import failed_response
 from domain.limits import LimitKind
 from domain.values import ApiFamily
 
@@ -177,6 +178,15 @@ def render(problem: Problem, family: ApiFamily, request_id: bytes = b"") -> byte
     if family is ApiFamily.ANTHROPIC and request_id:
         return b'%b,"request_id":"%b"}' % (body[:-1], request_id)
     return body
+
+
+def render_event(problem: Problem, family: ApiFamily, request_id: bytes) -> bytes:
+    """Return the event that tells of `problem` on a stream of which only heartbeats have left."""
+    if family is ApiFamily.RESPONSES:
+        code = "invalid_prompt" if problem.status < 500 else "server_error"  # noqa: PLR2004
+        return failed_response(problem.message, response_id=f"resp_{request_id.decode()}", code=code)
+    kind = b"event: error\n" if family is ApiFamily.ANTHROPIC else b""
+    return b"%bdata: %b\n\n" % (kind, _render(problem, family))
 
 
 @lru_cache(maxsize=256)

@@ -124,6 +124,7 @@ class HttpSettings(SharedSettings):
     write_timeout_s: Annotated[
         float, Field(validation_alias="GATEWAY_WRITE_TIMEOUT_SECONDS", gt=0, le=3600)
     ] = 30.0
+    heartbeat_s: Annotated[float, Field(validation_alias="GATEWAY_HEARTBEAT_SECONDS", ge=0.1, le=3600)] = 15.0
     drain_s: Annotated[float, Field(validation_alias="GATEWAY_DRAIN_SECONDS", ge=0, le=3600)] = 60.0
 
     @model_validator(mode="after")

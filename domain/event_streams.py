@@ -129,26 +129,13 @@ class ResponsesReader(TypedEventReader):
 
     def parting(self, message: str = BROKEN_MESSAGE) -> bytes:
         """Return the event of a response that failed, numbered after the last one that was released."""
-        response = {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created_at,
-            "status": "failed",
-            "error": {"code": "server_error", "message": message},
-            "incomplete_details": None,
-            "instructions": None,
-            "metadata": {},
-            "model": self._model if self._echo is None else self._echo.wanted,
-            "output": [],
-            "parallel_tool_calls": True,
-            "temperature": None,
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": None,
-            "usage": None,
-        }
-        failed = {"type": "response.failed", "sequence_number": self._sequence + 1, "response": response}
-        return b"event: response.failed\ndata: %b\n\n" % msgspec.json.encode(failed)
+        return failed_response(
+            message,
+            response_id=self._id,
+            created_at=self._created_at,
+            model=self._model if self._echo is None else self._echo.wanted,
+            sequence_number=self._sequence + 1,
+        )
 
 
 class MessagesReader(TypedEventReader):
@@ -185,6 +172,38 @@ class MessagesReader(TypedEventReader):
         """Return an error event."""
         error = {"type": "error", "error": {"type": "api_error", "message": message}}
         return b"event: error\ndata: %b\n\n" % msgspec.json.encode(error)
+
+
+def failed_response(
+    message: str,
+    *,
+    response_id: str,
+    created_at: int = 0,
+    model: str = "",
+    sequence_number: int = 0,
+    code: str = "server_error",
+) -> bytes:
+    """Return the event by which the Responses API tells that a response failed."""
+    response = {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "status": "failed",
+        "error": {"code": code, "message": message},
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": None,
+    }
+    failed = {"type": "response.failed", "sequence_number": sequence_number, "response": response}
+    return b"event: response.failed\ndata: %b\n\n" % msgspec.json.encode(failed)
 
 
 def _failure_text(event: TypedEvent, data: bytes) -> str:

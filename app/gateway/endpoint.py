@@ -15,7 +15,7 @@ from app.gateway.call import Call
 from app.gateway.downstream import JSON, Downstream
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics, RouteMetrics
-from app.problems import problem_of, render
+from app.problems import problem_of, render, render_event
 from domain.errors import BrokenFraming, GatewayError, MethodNotAllowed, Unavailable, UnknownPath
 from domain.values import ApiFamily
 
@@ -109,6 +109,7 @@ class Endpoint:
             await self._refuse(downstream, fault)
         finally:
             call.let_go_of_body()
+            downstream.close()
             self._metrics.answered(downstream.status)
             self._access_log.write(
                 request_id=call.request_id_text.decode(),
@@ -137,8 +138,11 @@ class Endpoint:
         """Tell the client, unless an answer has begun: the server then closes the connection, unfinished as it is."""
         if isinstance(error, Unavailable):
             self._metrics.unavailable(error.reason)
-        if downstream.started:
+        if downstream.answering:
             return
         problem = problem_of(error)
+        if downstream.started:
+            await downstream.finish(render_event(problem, self._route.family, downstream.request_id))
+            return
         body = render(problem, self._route.family, downstream.request_id)
         await downstream.answer(problem.status, JSON, body, problem.headers)

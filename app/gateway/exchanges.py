@@ -85,6 +85,7 @@ class Exchange:
         if self.reason is not None or self.closed:
             return False
         self.reason = reason
+        self.downstream.gone = reason in {CutReason.CLIENT_GONE, CutReason.WRITE_STALLED}
         self._task.cancel()
         return True
 
@@ -97,11 +98,17 @@ class Exchange:
 class Exchanges:
     """All running exchanges of this process."""
 
-    def __init__(self, *, write_timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Take `now` in the seconds of `Downstream.writing_since`."""
+    def __init__(
+        self, *, write_timeout_s: float, heartbeat_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take `now` in the seconds of `Downstream.writing_since`.
+
+        After `heartbeat_s` without output a client is told that its answer is still being waited for.
+        """
         self._now = now
         self._running: set[Exchange] = set()
         self._write_timeout_s = write_timeout_s
+        self._heartbeat_s = heartbeat_s
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
@@ -144,11 +151,19 @@ class Exchanges:
         for exchange in unwatched:
             exchange.watch_client()
 
-    async def watch_writes(self) -> None:
-        """Cut exchanges whose client has not taken a write for too long. Runs until cancelled."""
+    async def watch(self) -> None:
+        """Cut exchanges whose client has not taken a write for too long, and let others hear. Runs until cancelled."""
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            await asyncio.sleep(min(WATCH_INTERVAL_S, self._heartbeat_s / 2))
             self.cut_stalled()
+            self.beat()
+
+    def beat(self) -> None:
+        """Send a heartbeat wherever nothing was sent for so long, as far as one is safe there."""
+        since = self._now() - self._heartbeat_s
+        for exchange in self._running:
+            if exchange.reason is None and exchange.downstream.is_silent(since):
+                exchange.downstream.beat()
 
     def cut_stalled(self) -> None:
         """Cut every exchange whose current write has taken too long.

@@ -10,18 +10,16 @@ from typing import Final
 import structlog
 
 from app.gateway.attempts import Opened, Order, first_answer
-from app.gateway.downstream import JSON, Downstream, Header
+from app.gateway.downstream import EVENT_STREAM, JSON, STREAM_HEADERS, Downstream
 from app.gateway.gateway import Gateway
 from domain.account import Tally
 from domain.answers import usage_at_end
-from domain.errors import UpstreamFailed
+from domain.errors import UpstreamExhausted, UpstreamFailed
 from domain.stream_reader import StreamReader
 from domain.usage import UsageOutcome
 from domain.values import ApiFamily
 
 _STREAM_TYPES: Final = {ApiFamily.NATIVE: b"application/x-ndjson"}
-_EVENT_STREAM: Final = b"text/event-stream"
-_STREAM_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 TAIL_TIMEOUT_S: Final = 1.0
 """How long the end of the framing may take after the terminator, for the connection to be used again."""
 
@@ -54,8 +52,8 @@ class Relay:
         records = self._opened.first
         released = 0
         downstream.reader = reader
-        stream_type = _STREAM_TYPES.get(self._order.spec.family, _EVENT_STREAM)
-        await downstream.start(200, stream_type, _STREAM_HEADERS)
+        stream_type = _STREAM_TYPES.get(self._order.spec.family, EVENT_STREAM)
+        await downstream.start(200, stream_type, STREAM_HEADERS)
         while not (reader.finished or reader.failed):
             tally.released(reader.tokens - released)
             released = reader.tokens
@@ -83,6 +81,11 @@ class Relay:
     async def body(self) -> None:
         """Relay an unstreamed answer: at once if it is all here, else piece by piece."""
         downstream, tally, opened = self._downstream, self._tally, self._opened
+        if downstream.started:
+            # It was told to wait for events, and cannot be given anything else any more.
+            self._note_break("no_stream", "", UsageOutcome.UPSTREAM_FAILED)
+            raise UpstreamExhausted
+        downstream.beats = False
         tally.streamed = False
         if opened.complete:
             tally.usage = opened.usage
@@ -146,6 +149,8 @@ async def relay(order: Order, downstream: Downstream, tally: Tally, gateway: Gat
         The answer broke after it began and the client can only be told by closing its connection.
     """
     tally.streamed = order.request.stream
+    if order.request.stream and order.spec.family is not ApiFamily.NATIVE:
+        downstream.allow_heartbeats()
     with gateway.places.ticket(order.name.display, order.candidates, tally) as ticket:
         opened = await first_answer(order, tally, gateway, ticket)
         order.forget_body()

@@ -275,7 +275,7 @@ async def _ended_from_outside(reason: CutReason, visit: Visit, tally: Tally) -> 
     if tally.settlement is not None:
         return  # the answer was complete: its last bytes are on their way, and nothing may follow them
     tally.settle(UsageOutcome.CUT)
-    if not visit.downstream.started:
+    if not visit.downstream.answering:
         late = _LATE_REFUSALS.get(reason)
         raise Unavailable("draining") if late is None else late
     reader = visit.downstream.reader

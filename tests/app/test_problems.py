@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from app.gateway.limit_headers import headers
-from app.problems import FORBIDDEN, INTERNAL, problem_of, render
+from app.problems import FORBIDDEN, INTERNAL, problem_of, render, render_event
 from domain import errors
 from domain.errors import (
     AnswerGivenUp,
@@ -244,3 +244,32 @@ def test_a_refusal_shows_how_all_limits_stand() -> None:
 
     told = problem_of(LimitExceeded(Refused(states[1], 7200.0, states))).headers
     assert set(headers(states)) <= set(told)
+
+
+def test_a_refusal_among_openai_s_events_is_its_body() -> None:
+    problem = problem_of(UpstreamExhausted())
+
+    assert render_event(problem, OPENAI, b"id-1") == b"data: %b\n\n" % render(problem, OPENAI)
+
+
+def test_a_refusal_among_anthropic_s_events_is_an_error_event() -> None:
+    problem = problem_of(NoCandidate(7))
+
+    said = render_event(problem, ApiFamily.ANTHROPIC, b"id-1")
+
+    assert said == b"event: error\ndata: %b\n\n" % render(problem, ApiFamily.ANTHROPIC)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UpstreamExhausted(), "server_error"), (ModelForbidden(), "invalid_prompt")]
+)
+def test_a_refusal_among_events_of_a_response_is_its_failure(error: Exception, code: str) -> None:
+    problem = problem_of(error)
+
+    kind, data = render_event(problem, ApiFamily.RESPONSES, b"id-1").split(b"\n", 1)
+
+    failed = msgspec.json.decode(data.removeprefix(b"data: "))
+    assert kind == b"event: response.failed"
+    assert (failed["type"], failed["sequence_number"]) == ("response.failed", 0)
+    assert (failed["response"]["id"], failed["response"]["status"]) == ("resp_id-1", "failed")
+    assert failed["response"]["error"] == {"code": code, "message": problem.message}

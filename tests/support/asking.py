@@ -76,10 +76,11 @@ async def ask(
 
 
 def records(reply: httpx.Response) -> list[Any]:
-    """Return the records of a streamed reply, decoded; `[DONE]` stays text."""
+    """Return the records of a streamed reply, decoded and without heartbeats; `[DONE]` stays text."""
     if reply.headers["content-type"].startswith("application/x-ndjson"):
         return [json.loads(line) for line in reply.content.splitlines()]
-    events = reply.content.decode().removesuffix("\n\n").split("\n\n")
+    told = reply.content.decode().removesuffix("\n\n").split("\n\n")
+    events = [event for event in told if not event.startswith(":")]
     data = [event[event.index("data: ") :].removeprefix("data: ") for event in events]
     return [text if text == "[DONE]" else json.loads(text) for text in data]
 

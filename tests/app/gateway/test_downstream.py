@@ -1,9 +1,12 @@
 """The client's side of one exchange: what is sent, counted, and known of a write that hangs."""
 
 import asyncio
+import math
 from typing import Any
 
-from app.gateway.downstream import JSON, Downstream
+from app.gateway.downstream import EVENT_STREAM, HEARTBEAT, JSON, STREAM_HEADERS, Downstream
+from domain.stream_reader import MAX_HELD_BYTES
+from domain.streams import SseReader
 from tests.support.asgi import Outbox
 
 
@@ -68,3 +71,108 @@ async def test_t21_a_write_that_hangs_can_be_seen_and_one_that_ended_cannot() ->
     taken.set()
     await writing
     assert downstream.writing_since == 0
+
+
+class SlowOutbox(Outbox):
+    """Takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes = asyncio.Event()
+
+    async def __call__(self, event: Any) -> None:
+        await self.takes.wait()
+        await super().__call__(event)
+
+
+def a_reader() -> SseReader:
+    return SseReader(echo=None, wants_usage=True)
+
+
+async def test_a_heartbeat_before_anything_else_commits_a_stream_of_events() -> None:
+    outbox = Outbox()
+    downstream = Downstream(outbox, request_id=b"id")
+    downstream.announce(((b"x-limit", b"1"),))
+    downstream.allow_heartbeats()
+
+    downstream.beat()
+    assert (downstream.started, downstream.answering) == (True, False)
+    await downstream.start(200, EVENT_STREAM, STREAM_HEADERS)
+    await downstream.finish(b"data: 1\n\n")
+
+    answer = outbox.answer()
+    assert (answer.status, answer.body) == (200, HEARTBEAT + b"data: 1\n\n")
+    assert answer.header(b"content-type") == EVENT_STREAM
+    assert answer.header(b"x-limit") == b"1"
+    assert downstream.sent_bytes == len(answer.body)
+
+
+async def test_what_is_sent_during_a_heartbeat_comes_after_it() -> None:
+    outbox = SlowOutbox()
+    downstream = Downstream(outbox, request_id=b"id")
+    downstream.allow_heartbeats()
+    downstream.beat()
+    writing = asyncio.create_task(downstream.write(b"data: 1\n\n"))
+    await asyncio.sleep(0)
+
+    outbox.takes.set()
+    await writing
+    await downstream.finish()
+
+    assert outbox.answer().body == HEARTBEAT + b"data: 1\n\n"
+
+
+async def test_t21_a_heartbeat_that_hangs_can_be_seen_and_is_not_followed_by_another() -> None:
+    downstream = Downstream(SlowOutbox(), request_id=b"id")
+    downstream.allow_heartbeats()
+    downstream.beat()
+    await asyncio.sleep(0)
+
+    assert downstream.writing_since > 0
+    assert not downstream.is_silent(downstream.quiet_since)
+    downstream.close()
+
+
+async def test_a_closed_connection_is_no_fault_of_a_heartbeat() -> None:
+    async def closed(event: Any) -> None:
+        raise RuntimeError(event)
+
+    downstream = Downstream(closed, request_id=b"id")
+    downstream.allow_heartbeats()
+
+    downstream.beat()
+    await asyncio.sleep(0)
+
+    assert downstream.writing_since == 0
+    assert downstream.is_silent(downstream.quiet_since)
+
+
+async def test_only_what_may_beat_and_has_sent_nothing_since_is_silent() -> None:
+    downstream = Downstream(Outbox(), request_id=b"id")
+    assert not downstream.is_silent(math.inf)
+
+    downstream.allow_heartbeats()
+    assert downstream.is_silent(downstream.quiet_since)
+    assert not downstream.is_silent(downstream.quiet_since - 0.001)
+
+
+async def test_a_client_inside_a_record_gets_no_heartbeat() -> None:
+    downstream = Downstream(Outbox(), request_id=b"id")
+    downstream.allow_heartbeats()
+    downstream.reader = a_reader()
+    downstream.reader.feed(b"data: " + b"x" * 1000)
+    assert downstream.is_silent(downstream.quiet_since)
+
+    downstream.reader.feed(b"x" * MAX_HELD_BYTES)
+
+    assert not downstream.is_silent(downstream.quiet_since)
+
+
+async def test_nothing_beats_after_the_end() -> None:
+    outbox = Outbox()
+    downstream = Downstream(outbox, request_id=b"id")
+    downstream.allow_heartbeats()
+    await downstream.start(200, EVENT_STREAM)
+    await downstream.finish()
+
+    assert not downstream.is_silent(math.inf)

@@ -11,10 +11,11 @@ import structlog
 
 from app.gateway.access_log import AccessLog
 from app.gateway.body import BodyCut, ClientLeft
-from app.gateway.downstream import JSON
+from app.gateway.downstream import HEARTBEAT, JSON
 from app.gateway.endpoint import Endpoint, Handler, PublicRoute, Visit
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics
+from app.problems import problem_of, render_event
 from domain.errors import BadRequest, ModelForbidden, NoCandidate, Unauthenticated
 from domain.values import ApiFamily
 from tests.support.asgi import Answer, Inbox, Outbox, scope
@@ -236,3 +237,18 @@ async def test_t35_neither_query_nor_key_is_logged() -> None:
 
     assert world.line()["status"] == 200
     assert "canary" not in world.stream.getvalue()
+
+
+async def test_a_refusal_after_heartbeats_alone_is_told_in_band() -> None:
+    async def refuses(visit: Visit) -> None:
+        visit.downstream.allow_heartbeats()
+        visit.downstream.beat()
+        raise NoCandidate(7)
+
+    world = World({"GET": refuses}, family=ApiFamily.OPENAI)
+
+    await world.ask()
+
+    problem = problem_of(NoCandidate(7))
+    assert world.answer().status == world.line()["status"] == 200
+    assert world.answer().body == HEARTBEAT + render_event(problem, ApiFamily.OPENAI, b"id")

@@ -6,13 +6,14 @@ from uuid import uuid4
 
 import pytest
 
-from app.gateway.downstream import JSON, Downstream
+from app.gateway.downstream import HEARTBEAT, JSON, Downstream
 from app.gateway.exchanges import CutReason, Exchange, Exchanges, Subject
 from domain.model_names import canonical
 from tests.support.clock import Clock
 from tests.support.waiting import until
 
 WRITE_TIMEOUT_S = 30.0
+HEARTBEAT_S = 15.0
 
 
 class Client:
@@ -44,7 +45,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.exchanges = Exchanges(write_timeout_s=WRITE_TIMEOUT_S, now=self.clock)
+        self.exchanges = Exchanges(write_timeout_s=WRITE_TIMEOUT_S, heartbeat_s=HEARTBEAT_S, now=self.clock)
         self.reasons: list[CutReason | None] = []
 
     async def run(self, client: Client, answered: asyncio.Event) -> None:
@@ -178,7 +179,7 @@ async def test_the_watch_finds_stalled_writes_by_itself(world: World) -> None:
     client = Client()
     client.takes.clear()
     task, _, _ = world.start(client)
-    watching = asyncio.create_task(world.exchanges.watch_writes())
+    watching = asyncio.create_task(world.exchanges.watch())
     world.clock.at = 1e12
 
     await until(lambda: len(world.exchanges) == 1 and world.only().reason is not None, within_s=5)
@@ -187,6 +188,55 @@ async def test_the_watch_finds_stalled_writes_by_itself(world: World) -> None:
     await task
     watching.cancel()
     await asyncio.wait([watching])
+
+
+async def test_a_client_is_told_after_fifteen_silent_seconds_that_its_answer_is_waited_for(
+    world: World,
+) -> None:
+    task, client, answered = world.start()
+    await until(lambda: len(client.got) == 1, within_s=5)
+    downstream = world.only().downstream
+    downstream.allow_heartbeats()
+
+    world.clock.at = downstream.quiet_since + HEARTBEAT_S - 0.001
+    world.exchanges.beat()
+    assert not downstream.writing_since
+    world.clock.at += 0.001
+    world.exchanges.beat()
+    answered.set()
+    await task
+
+    assert client.got[1:] == [HEARTBEAT, b"answer"]
+
+
+async def test_an_exchange_that_was_cut_beats_no_more(world: World) -> None:
+    task, client, _ = world.start()
+    await until(lambda: len(client.got) == 1, within_s=5)
+    exchange = world.only()
+    exchange.downstream.allow_heartbeats()
+    exchange.cut(CutReason.REVOKED)
+    world.clock.at = 1e12
+
+    world.exchanges.beat()
+    await task
+
+    assert client.got[1:] == [b"goodbye"]
+
+
+async def test_t21_a_client_that_does_not_even_take_a_heartbeat_is_cut(world: World) -> None:
+    task, client, _ = world.start()
+    await until(lambda: len(client.got) == 1, within_s=5)
+    client.takes.clear()
+    downstream = world.only().downstream
+    downstream.allow_heartbeats()
+    world.clock.at = 1e12
+
+    world.exchanges.beat()
+    world.exchanges.cut_stalled()
+
+    assert world.only().reason is CutReason.WRITE_STALLED
+    client.takes.set()
+    await task
 
 
 async def test_a_drain_with_nothing_running_ends_at_once(world: World) -> None:

@@ -113,7 +113,7 @@ class World:
             cooldown=cooldown,
             places=no_places(self.metrics),
             ledger=NoLedger(),
-            exchanges=Exchanges(write_timeout_s=30),
+            exchanges=Exchanges(write_timeout_s=30, heartbeat_s=15),
             metrics=self.metrics,
             request_poll=lambda: None,
             bodies=Bodies(max_bytes=100, base_timeout_s=10, max_buffered_bytes=1000),

@@ -21,7 +21,7 @@ class World:
     """Two exchanges of a key and one of another key of the same tenant, and somebody to ask about them."""
 
     def __init__(self) -> None:
-        self.exchanges = Exchanges(write_timeout_s=30)
+        self.exchanges = Exchanges(write_timeout_s=30, heartbeat_s=15)
         self.asked: list[UUID] = []
         self.answers: list[CutReason | Exception | None] = [None]
         self.counted: list[CutReason] = []

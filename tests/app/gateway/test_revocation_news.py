@@ -26,7 +26,7 @@ class SlowRecheck(Recheck):
     """Has something to cut until told otherwise."""
 
     def __init__(self) -> None:
-        super().__init__(Exchanges(write_timeout_s=30), self._nobody)
+        super().__init__(Exchanges(write_timeout_s=30, heartbeat_s=15), self._nobody)
         self.cut = asyncio.Event()
         self.cut.set()
 
