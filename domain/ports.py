@@ -1,6 +1,6 @@
 """What the stages may call. Adapters live in `app` and `db`; tests run one contract suite per port."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from domain.usage import Admission, Settlement
@@ -21,6 +21,15 @@ class KeyStore(Protocol):
         Unavailable
             The store cannot be asked and nothing usable is cached.
         """
+
+
+Keeps = Callable[[Callable[[], None]], bool]
+"""Decides whether a request that nobody waits for stays open; it is given what closes it, at any later time."""
+
+
+def keeps_nothing(_: Callable[[], None]) -> bool:
+    """Let every request end with the wait for its answer."""
+    return False
 
 
 class UpstreamAnswer(Protocol):
@@ -50,9 +59,18 @@ class Upstream(Protocol):
     """HTTP towards one backend."""
 
     async def post(
-        self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None
+        self,
+        path: bytes,
+        body: bytes,
+        *,
+        request_id: bytes,
+        traceparent: bytes | None,
+        keeps: Keeps = keeps_nothing,
     ) -> UpstreamAnswer:
         """Send one JSON POST and return its answer once the head is here.
+
+        If that wait is cancelled before a byte came, `keeps` decides whether the request stays open until one does, or
+        until its deadline.
 
         Raises
         ------

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from app.gateway.downstream import Downstream
 from app.gateway.gateway import Gateway
 from app.gateway.line import Ticket, busy
 from domain.account import Tally
@@ -119,7 +120,9 @@ class _Attempts:
         return UpstreamExhausted()
 
 
-async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Ticket | None) -> Opened:
+async def first_answer(
+    order: Order, tally: Tally, gateway: Gateway, ticket: Ticket | None, downstream: Downstream
+) -> Opened:
     """Return the first good answer in candidate order. The caller closes it.
 
     With a ticket a candidate that has no place left is passed over; where none has one, the request waits.
@@ -142,14 +145,17 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Tic
     attempts = _Attempts()
     untried = rank(order.candidates, gateway.cooldown.cooling())
     while untried:
-        candidate = untried[0] if ticket is None else await ticket.place(untried)
+        if ticket is None:
+            candidate = untried[0]
+        else:
+            candidate = await _placed(untried, order, gateway, ticket, downstream)
         untried = tuple([each for each in untried if each is not candidate])
         if attempts.made:
             gateway.count_failover(tally.attempted[-1])
         attempts.made += 1
         tally.attempt(candidate)
         try:
-            opened = await _attempt(candidate, order, gateway)
+            opened = await _attempt(candidate, order, gateway, downstream)
         except UpstreamFailed as failure:
             _failed(candidate, order, failure, gateway)
             continue
@@ -170,11 +176,27 @@ async def first_answer(order: Order, tally: Tally, gateway: Gateway, ticket: Tic
     raise attempts.refusal()
 
 
-async def _attempt(candidate: Candidate, order: Order, gateway: Gateway) -> Opened | Verdict:
+async def _placed(
+    untried: tuple[Candidate, ...], order: Order, gateway: Gateway, ticket: Ticket, downstream: Downstream
+) -> Candidate:
+    """Return the candidate at which the ticket got a place. Who stands in line for it waits for its model too."""
+    in_line = [each.backend for each in untried]
+    with gateway.loads.wait(order.name.display, in_line, downstream):
+        return await ticket.place(untried)
+
+
+async def _attempt(
+    candidate: Candidate, order: Order, gateway: Gateway, downstream: Downstream
+) -> Opened | Verdict:
     upstream = gateway.upstreams[candidate.backend]
-    answer = await upstream.post(
-        order.path, order.body, request_id=order.request_id, traceparent=order.traceparent
-    )
+    with gateway.loads.wait(order.name.display, (candidate.backend,), downstream) as wait:
+        answer = await upstream.post(
+            order.path,
+            order.body,
+            request_id=order.request_id,
+            traceparent=order.traceparent,
+            keeps=wait.keeps,
+        )
     opened: Opened | Verdict | None = None
     try:
         if answer.headers.get(b"content-encoding", b"identity") != b"identity":

@@ -16,6 +16,7 @@ from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
 from app.gateway.limiter import Limiter
 from app.gateway.lists import Listing
+from app.gateway.loads import Loads
 from app.gateway.places import Places
 from app.gateway.show import Shows
 from app.metrics import Metrics
@@ -78,6 +79,7 @@ class Gateway:
         self.request_poll = request_poll
         self.bodies = bodies
         self.rates = EvalRates()
+        self.loads = Loads()
         self._ledger_state = ledger_state
         self._keys = keys
         self._peppers = peppers

@@ -152,7 +152,7 @@ async def relay(order: Order, downstream: Downstream, tally: Tally, gateway: Gat
     if order.request.stream and order.spec.family is not ApiFamily.NATIVE:
         downstream.allow_heartbeats()
     with gateway.places.ticket(order.name.display, order.candidates, tally) as ticket:
-        opened = await first_answer(order, tally, gateway, ticket)
+        opened = await first_answer(order, tally, gateway, ticket, downstream)
         order.forget_body()
         try:
             running = Relay(order, opened, downstream, tally, gateway)

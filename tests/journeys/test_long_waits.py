@@ -1,9 +1,10 @@
-"""Long waits through the running gateway: heartbeats where they are safe.
+"""Long waits through the running gateway: heartbeats where they are safe, and loads that outlive who began them.
 
 a takes the faults of what it alone hosts, so that nothing but the test's own fault stands between b and c.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Final
@@ -29,7 +30,8 @@ from tests.support.asking import (
     is_refusal,
     records,
 )
-from tests.support.gateway import Gateway, Key
+from tests.support.gateway import Gateway, Key, UsageRow
+from tests.support.leaving_client import leaving_client
 from tests.support.ollama import SimulatedOllama
 from tests.support.servers import Databases, RedisDatabases
 
@@ -46,6 +48,7 @@ WAIT_MS: Final = 500
 """Long enough for heartbeats."""
 PATIENCE_S: Final = 0.5
 """How long a request may wait for a place."""
+LOAD_S: Final = 1.5
 REFUSALS: Final = {
     "status": (ALL_FAILED, "upstream_failed"),
     "missing_model": (FORBIDDEN, "rejected_upstream"),
@@ -285,3 +288,53 @@ async def test_openai_raises_what_it_is_told_after_heartbeats(
         stream = await openai.chat.completions.create(model=SOLO, messages=HELLO, stream=True)
         with pytest.raises(openai_client.APIError, match=ALL_FAILED):
             await anext(aiter(stream))
+
+
+# -- loads that outlive who began them
+
+
+async def left(gateway: Gateway, key: Key) -> UsageRow:
+    """Return the row of the one who left."""
+    (row,) = await gateway.rows_of_all(key, 1)
+    return row
+
+
+async def test_a_load_outlives_the_client_that_began_it_if_another_waits(
+    gateway: Gateway, a: SimulatedOllama, client: httpx.AsyncClient
+) -> None:
+    await a.change(load_ms=LOAD_S * 1000, token_interval_ms=20)
+    await a.unload()
+    leaver = await gateway.tenant()
+    async with leaving_client(gateway.url) as first:
+        await first.post(NATIVE_STREAM.path, NATIVE_STREAM.body(SOLO), key=leaver.text)
+        await a.wait(started=1)
+        asking = asyncio.create_task(ask(client, NATIVE_STREAM, SOLO))
+        await a.wait(started=2)
+        first.leave()
+        row = await left(gateway, leaver)
+    reply = await asking
+    began, waited = await a.requests(in_flight=0)
+
+    assert (reply.status_code, waited.outcome) == (200, "completed")
+    assert began.outcome == "client_closed"
+    assert began.ended_s is not None
+    assert began.ended_s - began.started_s >= LOAD_S * 0.9
+    assert (row.outcome, row.tokens_out, row.backend) == ("client_closed", 0, "a")
+
+
+async def test_what_nobody_waits_for_any_more_is_closed_at_once(
+    gateway: Gateway, a: SimulatedOllama, key: Key
+) -> None:
+    await a.order("hang", count=2)
+    async with leaving_client(gateway.url) as first, leaving_client(gateway.url) as second:
+        for number, each in enumerate((first, second), 1):
+            await each.post(NATIVE_STREAM.path, NATIVE_STREAM.body(SOLO), key=key.text)
+            await a.wait(started=number)
+        first.leave()
+        await gateway.rows_of_all(key, 1)
+        assert (await a.stats()).in_flight == 2
+        left_at = time.monotonic()
+        second.leave()
+        await a.wait(in_flight=0)
+
+    assert time.monotonic() - left_at < LOAD_S

@@ -9,6 +9,7 @@ from app.gateway.upstream.pool import ConnectionPool
 from app.gateway.upstream.protocol import Connection
 from app.gateway.upstream.request import RequestHeads, parse_origin
 from domain.errors import UpstreamFailed
+from domain.ports import Keeps, keeps_nothing
 
 _DEFAULT_MAX_CONNECTIONS = 1024
 _DEFAULT_MAX_IDLE_S = (
@@ -118,9 +119,15 @@ class BackendUpstream:
         )
 
     async def post(
-        self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None
+        self,
+        path: bytes,
+        body: bytes,
+        *,
+        request_id: bytes,
+        traceparent: bytes | None,
+        keeps: Keeps = keeps_nothing,
     ) -> BackendAnswer:
-        """Send one JSON POST and return its answer once the head is here.
+        """Send one JSON POST and return its answer once the head is here; see `domain.ports.Upstream`.
 
         Raises
         ------
@@ -132,7 +139,7 @@ class BackendUpstream:
         head = self._heads.build(path, len(body), request_id, traceparent)
         connection = self._pool.take_idle() or await self._pool.acquire()
         try:
-            await connection.exchange(head, body)
+            await connection.exchange(head, body, keeps)
         except UpstreamFailed as failure:
             if not (connection.reused and connection.unanswered and failure.kind in _KEEP_ALIVE_RACE):
                 raise
@@ -141,7 +148,7 @@ class BackendUpstream:
         # The backend closed a resting connection while our request was under way. That says nothing about
         # the backend, and a server that closes before it reads has not begun to work: one more try.
         connection = await self._pool.acquire(fresh=True)
-        await connection.exchange(head, body)
+        await connection.exchange(head, body, keeps)
         return BackendAnswer(connection)
 
     async def aclose(self) -> None:

@@ -2,7 +2,7 @@
 
 The parser (llhttp, strict) finds the framing; this module decides what a head may look like, how much may be
 held in memory, and whether the connection can carry another request. Only `exchange` and `read` wait, and
-both drop the connection at once when they are cancelled.
+both drop the connection at once when they are cancelled, unless told to keep an unanswered request.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import httptools
 
 from domain.errors import Sent, UpstreamFailed
+from domain.ports import Keeps, keeps_nothing
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -108,8 +109,10 @@ class Connection(asyncio.Protocol):
         """True if not one byte came back for the present request."""
         return self._head_bytes == 0
 
-    async def exchange(self, head: bytes, body: bytes) -> None:
+    async def exchange(self, head: bytes, body: bytes, keeps: Keeps = keeps_nothing) -> None:
         """Send one request and wait until the head of its response is here.
+
+        If the wait is cancelled, `keeps` decides whether the request stays open until its first byte or its deadline.
 
         Raises
         ------
@@ -125,7 +128,7 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._transport.write(body)
-        await self._news(self._first_byte_s)
+        await self._news(self._first_byte_s, keeps)
         if not self.head_complete:
             raise self._error()
 
@@ -171,7 +174,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
         self._wake()
 
-    async def _news(self, within_s: float) -> None:
+    async def _news(self, within_s: float, keeps: Keeps = keeps_nothing) -> None:
         if self._waiter is not None:
             raise RuntimeError("a connection has one reader")
         waiter = self._waiter = self._loop.create_future()
@@ -180,9 +183,15 @@ class Connection(asyncio.Protocol):
             await waiter
         except BaseException:
             self._waiter = None
-            self.fail("closed")
+            if self.alive and self.unanswered and keeps(self._drop):
+                self._in_use = False  # so whatever comes closes it, and so does the deadline
+            else:
+                self._drop()
             raise
         self.deadline = math.inf
+
+    def _drop(self) -> None:
+        self.fail("closed")
 
     def _wake(self) -> None:
         waiter = self._waiter

@@ -12,6 +12,7 @@ from app.gateway.show import KEPT_S, MAX_BODY_BYTES, MAX_KEPT, Shows
 from domain.errors import ModelForbidden, Sent, UpstreamExhausted, UpstreamFailed
 from domain.model_facts import ModelFacts
 from domain.model_names import CanonicalName
+from domain.ports import Keeps, keeps_nothing
 from domain.route import Candidate
 from tests.support.waiting import until
 
@@ -47,8 +48,16 @@ class Backend:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def post(self, path: bytes, body: bytes, *, request_id: bytes, traceparent: bytes | None) -> Answer:
-        del request_id, traceparent
+    async def post(
+        self,
+        path: bytes,
+        body: bytes,
+        *,
+        request_id: bytes,
+        traceparent: bytes | None,
+        keeps: Keeps = keeps_nothing,
+    ) -> Answer:
+        del request_id, traceparent, keeps
         assert path == b"/api/show"
         self.asked.append(body)
         await self.gate.wait()

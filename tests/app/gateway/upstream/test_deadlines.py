@@ -4,14 +4,18 @@ import asyncio
 import contextlib
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.gateway.upstream.adapter import BackendUpstream
 from domain.errors import Sent, UpstreamFailed
 from tests.app.gateway.upstream.scripted import (
     EMPTY,
     OK,
+    REQUEST_ID,
+    Peer,
+    ScriptedBackend,
     Waits,
     client_of,
     finish,
@@ -273,3 +277,77 @@ async def test_two_readers_at_once_are_a_mistake_of_ours() -> None:
         reading.cancel()
         await asyncio.wait([reading])
         answer.close()
+
+
+class Kept:
+    """Keeps every request open, and what closes it."""
+
+    def __init__(self) -> None:
+        self.close: list[Callable[[], None]] = []
+
+    def __call__(self, close: Callable[[], None]) -> bool:
+        self.close.append(close)
+        return True
+
+
+async def left_alone(upstream: BackendUpstream, backend: ScriptedBackend, kept: Kept) -> Peer:
+    """Stop waiting for an answer that has not begun; return the backend's end."""
+    call = asyncio.create_task(
+        upstream.post(b"/api/chat", b"{}", request_id=REQUEST_ID, traceparent=None, keeps=kept)
+    )
+    peer = await backend.peer()
+    await peer.request()
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
+    return peer
+
+
+async def test_a_request_that_is_kept_stays_open_until_its_first_byte() -> None:
+    kept = Kept()
+    async with scripted_backend() as backend, client_of(backend.url) as upstream:
+        peer = await left_alone(upstream, backend, kept)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SHORT_S):
+                await peer.reader.read()
+
+        await peer.send(b"H")
+        await peer.gone()
+
+        kept.close[0]()
+        await served(upstream, backend, EMPTY)
+    assert len(backend.peers) == 2
+
+
+async def test_a_request_that_is_kept_can_be_closed() -> None:
+    kept = Kept()
+    async with scripted_backend() as backend, client_of(backend.url) as upstream:
+        peer = await left_alone(upstream, backend, kept)
+
+        kept.close[0]()
+        await peer.gone()
+
+
+async def test_a_request_that_is_kept_meets_its_deadline() -> None:
+    async with (
+        scripted_backend() as backend,
+        client_of(backend.url, waits=Waits(first_byte_s=SHORT_S)) as upstream,
+    ):
+        peer = await left_alone(upstream, backend, Kept())
+
+        await peer.gone()
+
+
+async def test_an_answer_that_has_begun_is_not_kept() -> None:
+    kept = Kept()
+    async with scripted_backend() as backend, client_of(backend.url) as upstream:
+        call = asyncio.create_task(
+            upstream.post(b"/api/chat", b"{}", request_id=REQUEST_ID, traceparent=None, keeps=kept)
+        )
+        peer = await backend.peer()
+        await peer.request()
+        await peer.send(OK)
+        call.cancel()
+
+        await peer.gone()
+    assert not kept.close
