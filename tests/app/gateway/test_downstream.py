@@ -79,8 +79,10 @@ class SlowOutbox(Outbox):
     def __init__(self) -> None:
         super().__init__()
         self.takes = asyncio.Event()
+        self.offered = 0
 
     async def __call__(self, event: Any) -> None:
+        self.offered += 1
         await self.takes.wait()
         await super().__call__(event)
 
@@ -114,6 +116,7 @@ async def test_what_is_sent_during_a_heartbeat_comes_after_it() -> None:
     downstream.beat()
     writing = asyncio.create_task(downstream.write(b"data: 1\n\n"))
     await asyncio.sleep(0)
+    assert outbox.offered == 1
 
     outbox.takes.set()
     await writing
