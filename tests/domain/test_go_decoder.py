@@ -58,7 +58,9 @@ def go(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) ->
     """Build the decoder; the second time that takes a moment only."""
     compiler = find_go()
     if compiler is None:
-        pytest.skip("there is no Go to ask: the dependency group 'oracle' brings one (uv sync --group oracle)")
+        pytest.skip(
+            "there is no Go to ask: the dependency group 'oracle' brings one (uv sync --group oracle)"
+        )
     cache = Path(pytestconfig.cache.mkdir("go-build"))
     return GoDecoder.build(compiler, cache=cache, directory=tmp_path_factory.mktemp("go"))
 
