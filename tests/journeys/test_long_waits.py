@@ -15,8 +15,8 @@ import pytest
 
 from app.gateway.downstream import HEARTBEAT
 from app.problems import ALL_FAILED, FORBIDDEN, NO_CANDIDATE, UNAUTHENTICATED, UNAVAILABLE
-from tests.journeys.test_clients import openai_client_of
-from tests.journeys.test_family_clients import HELLO, anthropic_client_of
+from tests.journeys.test_clients import HELLO, openai_client_of
+from tests.journeys.test_family_clients import anthropic_client_of
 from tests.support.asking import (
     ANTHROPIC_STREAM,
     NATIVE_STREAM,
