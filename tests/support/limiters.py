@@ -15,11 +15,11 @@ from uuid_utils.compat import uuid7
 
 from app.gateway.limiter import Limiter
 from app.gateway.live_processes import LiveProcesses
-from db.redis.connection import connect_patient
+from db.redis.connection import connect_patient, own_channel
 from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
-from db.redis.recount_board import RecountBoard
+from db.redis.recount_board import CHANNEL, RecountBoard
 from db.tasks import end
 from db.usage import UsageRows
 from domain.errors import LimitExceeded
@@ -129,9 +129,7 @@ class Limiters:
                 await process.processes.look()
 
     async def _listening(self) -> int:
-        ((_, listeners),) = await self.patient.pubsub_numsub(
-            *await self.patient.pubsub_channels("nng:limits:*")
-        ) or ((b"", 0),)
+        ((_, listeners),) = await self.patient.pubsub_numsub(own_channel(self.patient, CHANNEL))
         return int(listeners)
 
     async def seen(self) -> frozenset[str]:
