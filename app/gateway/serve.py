@@ -246,10 +246,7 @@ async def exchange(
             raise
         task.uncancel()
         await _ended_from_outside(running.reason, visit, tally)
-    except RejectedUpstream:
-        tally.settle(UsageOutcome.REJECTED_UPSTREAM)
-        raise
-    except ModelForbidden:
+    except (RejectedUpstream, ModelForbidden):
         tally.settle(UsageOutcome.REJECTED_UPSTREAM)
         raise
     except Unavailable:
