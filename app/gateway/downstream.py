@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
 
+from app.gateway.limit_headers import headers as limit_headers
+from domain.limits import LimitState
 from domain.stream_reader import StreamReader
 
 JSON: Final = b"application/json; charset=utf-8"
@@ -53,6 +55,7 @@ class Downstream:
         "_beating",
         "_head_only",
         "_send",
+        "_standing",
         "answering",
         "beats",
         "gone",
@@ -79,11 +82,21 @@ class Downstream:
         self.gone = False
         self.reader: StreamReader | None = None
         self._announced: tuple[Header, ...] = ()
+        self._standing: Sequence[LimitState] = ()
         self._beating: asyncio.Task[None] | None = None
 
-    def announce(self, headers: tuple[Header, ...]) -> None:
-        """Have the answer carry these headers, whatever it will be."""
-        self._announced = headers
+    def announce(self, standing: Sequence[LimitState]) -> None:
+        """Have the answer tell how limits stand, whatever it will be.
+
+        The words are found when this process has nothing better to do, which is while a backend works.
+        """
+        self._standing = standing
+        asyncio.get_running_loop().call_soon(self._spell)
+
+    def _spell(self) -> None:
+        if self._standing:
+            self._announced = limit_headers(self._standing)
+            self._standing = ()
 
     async def start(self, status: int, content_type: bytes, extra: Iterable[Header] = ()) -> None:
         """Commit status and headers, unless a heartbeat has done so."""
@@ -170,6 +183,7 @@ class Downstream:
 
     def _head(self, status: int, content_type: bytes, extra: Iterable[Header]) -> HTTPResponseStartEvent:
         """Commit to status and headers, and return what says so."""
+        self._spell()
         self.started = True
         self.status = status
         headers: list[Header] = [

@@ -41,6 +41,10 @@ class Holdings:
         self._seen: dict[KeyId, tuple[TenantId, float, Sequence[LimitState]]] = {}
         self._declared_at: dict[TenantId, float] = {}
 
+    def __len__(self) -> int:
+        """How many reservations are open."""
+        return len(self._open)
+
     def opened(self, held: Held) -> None:
         """Note a reservation."""
         self._open[held.ask.request_id] = held

@@ -252,7 +252,10 @@ class Limiter:
         held = self._holdings.closed(request_id)
         if held is not None:
             self._shares.settle(held, tokens)
-        self._settlements.settle(tenant_id, request_id, tokens, is_owed=held is not None)
+        # With nothing else to do Redis is told at once, or the next question would wait while it settles.
+        self._settlements.settle(
+            tenant_id, request_id, tokens, is_owed=held is not None, lazily=bool(self._holdings)
+        )
 
     def settle_adopted(self, record: UsageRecord) -> None:
         """Settle a request of a dead process, unless that did so itself before it died."""

@@ -20,7 +20,6 @@ from app.gateway.downstream import JSON
 from app.gateway.endpoint import Visit
 from app.gateway.exchanges import CutReason, Subject
 from app.gateway.gateway import Gateway, first_of_month
-from app.gateway.limit_headers import headers
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
 from domain.authorize import authorize
@@ -187,7 +186,7 @@ async def reserved(
         policed = msgspec.structs.replace(grant.policed, output_cap=reservation.output_cap)
         grant = grant._replace(policed=policed)
     states = await limiter.take(principal, visit.call.request_id, reservation.tokens)
-    visit.downstream.announce(headers(states))
+    visit.downstream.announce(states)
     tenant_id, once = grant.tenant_id, [grant]
     del request, grant
     try:

@@ -59,18 +59,22 @@ class Settlements:
         """Enter a request that was let in without asking Redis."""
         self._add(held.ask.request_id, _Pending(held.ask.tenant_id, held, None, is_owed=False))
 
-    def settle(self, tenant_id: TenantId, request_id: RequestId, tokens: int, *, is_owed: bool) -> None:
+    def settle(
+        self, tenant_id: TenantId, request_id: RequestId, tokens: int, *, is_owed: bool, lazily: bool = True
+    ) -> None:
         """Replace a reservation by the fact.
 
         Parameters
         ----------
         is_owed
             Whether Redis ought to hold the reservation. Where it does not, the tenant's limits are counted anew.
+        lazily
+            Whether it may wait for company, which is cheaper for this process and slower for whoever asks next.
         """
         known = self._pending.get(request_id)
         if known is None:
             pending = _Pending(tenant_id, None, tokens, is_owed=is_owed)
-            if self._pending or not self._told(request_id, pending):
+            if self._pending or not self._told(request_id, pending, lazily=lazily):
                 # Behind all that waits: what began comes before what ended.
                 self._add(request_id, pending)
         elif known.tokens is None:
@@ -109,7 +113,7 @@ class Settlements:
                     return False
         return True
 
-    def _told(self, request_id: RequestId, each: _Pending) -> bool:
+    def _told(self, request_id: RequestId, each: _Pending, *, lazily: bool) -> bool:
         """Tell Redis at once, without waiting for it; return False if it is away. What it does not answer waits."""
 
         def answered(found: bool | None) -> None:  # noqa: FBT001 - the answer of Redis
@@ -122,7 +126,8 @@ class Settlements:
                 self._doubtful.add(each.tenant_id)
                 self._waiting.set()
 
-        if not self._store.settle_soon(each.tenant_id, request_id, each.tokens or 0, on_answer=answered):
+        tokens = each.tokens or 0
+        if not self._store.settle_soon(each.tenant_id, request_id, tokens, on_answer=answered, lazily=lazily):
             return False
         self._unanswered += 1
         self._all_answered.clear()

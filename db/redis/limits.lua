@@ -3,6 +3,7 @@
 
 -- When a running request ends nobody knows.
 local RUNNING_WAIT_MS = 1000
+local MINUTE_MS = 60000
 
 -- Return the start and the end of the period that holds now; nil if none of the known ones does.
 local function period_of_now(previous, current, following, ends)
@@ -12,35 +13,6 @@ local function period_of_now(previous, current, following, ends)
   return following, ends
 end
 
--- One limit: whether it admits, when it would, and what remains and when it is whole again, before and after.
-
-local function bucket_state(key, limit, amount)
-  if limit == 0 then return {admits = false, wait_ms = 60000, 0, 60000, 0, 60000} end
-  local level = read_bucket(key, limit)
-  local after = level + amount * UNIT
-  local over = after - limit * UNIT
-  return {
-    admits = over <= 0, wait_ms = math.ceil(over / limit / 1000), key = key, limit = limit, after = after,
-    limit - math.ceil(level / UNIT), math.ceil(level / limit / 1000),
-    limit - math.ceil(after / UNIT), math.ceil(after / limit / 1000),
-  }
-end
-
-local function running_state(scope, limit)
-  local left = limit - tonumber(redis.call('HGET', prefix .. ':running', scope) or 0)
-  return {
-    admits = left > 0, wait_ms = RUNNING_WAIT_MS,
-    left, left < limit and RUNNING_WAIT_MS or 0, left - 1, RUNNING_WAIT_MS,
-  }
-end
-
-local function quota_state(period, start, ends, scope, limit, tokens)
-  local key = string.format('%s:%s:%.0f', prefix, period, start)
-  local left = limit - tonumber(redis.call('HGET', key, scope) or 0)
-  local wait_ms = math.ceil(ends * 1000 - now / 1000)
-  return {admits = tokens <= left, wait_ms = wait_ms, left, wait_ms, left - tokens, wait_ms}
-end
-
 -- Answers {'admitted' or 'refused', now, place of the limit that opens last or 0, its wait in ms, then what remains
 -- and the reset in ms of each limit}, or {'unknown', now}, or {'periods', now} if now is in none of the periods, or
 -- {'late', now} if whoever asked does not wait any more.
@@ -48,45 +20,84 @@ local function take(request, process, key, numbers)
   local n = {struct.unpack('<ddddddddddddddddddddd', numbers)}
   local tokens, until_us, again = n[1], n[2], n[3] == 1
   if now > until_us then return {'late', now} end
-  if not has_epoch() then return {'unknown', now} end
-  if again then settle(request, 0) end
+  if again and has_epoch() then settle(request, 0) end
+  -- Buckets of the tenant, then of the key; the epoch behind them spares a call.
+  local bucket_limits = {n[12], n[13], n[17], n[18]}
+  local bucket_keys = {
+    prefix .. ':r:t', prefix .. ':w:t', prefix .. ':r:' .. key, prefix .. ':w:' .. key, prefix .. ':epoch',
+  }
+  local buckets = redis.call('MGET', unpack(bucket_keys))
+  if not buckets[5] then return {'unknown', now} end
   local day, day_end = period_of_now(n[4], n[5], n[6], n[7])
   local month, month_end = period_of_now(n[8], n[9], n[10], n[11])
   if not day or not month then return {'periods', now} end
 
-  local states = {}
-  local function judge(scope, rpm, tpm, running, per_day, per_month)
-    if rpm >= 0 then states[#states + 1] = bucket_state(prefix .. ':r:' .. scope, rpm, 1) end
-    if tpm >= 0 then states[#states + 1] = bucket_state(prefix .. ':w:' .. scope, tpm, tokens) end
-    if running >= 0 then states[#states + 1] = running_state(scope, running) end
-    if per_day >= 0 then states[#states + 1] = quota_state('d', day, day_end, scope, per_day, tokens) end
-    if per_month >= 0 then states[#states + 1] = quota_state('m', month, month_end, scope, per_month, tokens) end
-  end
-  judge('t', unpack(n, 12, 16))
-  judge(key, unpack(n, 17, 21))
+  local running = redis.call('HMGET', prefix .. ':running', 't', key)
+  local spent_day = redis.call('HMGET', period_key('d', day), 't', key)
+  local spent_month = redis.call('HMGET', period_key('m', month), 't', key)
+  local day_wait_ms = math.ceil(day_end * 1000 - now / 1000)
+  local month_wait_ms = math.ceil(month_end * 1000 - now / 1000)
 
-  local answer = {'admitted', now, 0, 0}
-  for place, state in ipairs(states) do
-    if not state.admits and (answer[3] == 0 or state.wait_ms > answer[4]) then
-      answer[1], answer[3], answer[4] = 'refused', place, state.wait_ms
+  -- How all limits stand once so much more is taken: what remains, below zero where a limit does not admit it, and
+  -- the reset. Behind it the levels of the buckets.
+  local function look(requests_more, tokens_more)
+    local answer, at, levels = {'admitted', now, 0, 0}, 4, {}
+    local function note(left, reset_ms, wait_ms)
+      answer[at + 1], answer[at + 2] = math.max(0, left), reset_ms
+      at = at + 2
+      if left < 0 and (answer[3] == 0 or wait_ms > answer[4]) then
+        answer[1], answer[3], answer[4] = 'refused', (at - 4) / 2, wait_ms
+      end
     end
+    local function fill(place, more)
+      local limit = bucket_limits[place]
+      if limit < 0 then return end
+      if limit == 0 then return note(-1, MINUTE_MS, MINUTE_MS) end
+      local level = level_now(buckets[place], limit) + more * UNIT
+      levels[place] = level
+      note(
+        limit - math.ceil(level / UNIT), math.ceil(level / limit / 1000),
+        math.ceil((level - limit * UNIT) / limit / 1000)
+      )
+    end
+    for scope = 1, 2 do
+      local at_once, per_day, per_month = unpack(n, 9 + 5 * scope, 11 + 5 * scope)
+      fill(2 * scope - 1, requests_more)
+      fill(2 * scope, tokens_more)
+      if at_once >= 0 then
+        local left = at_once - tonumber(running[scope] or 0) - requests_more
+        note(left, left < at_once and RUNNING_WAIT_MS or 0, RUNNING_WAIT_MS)
+      end
+      if per_day >= 0 then
+        note(per_day - tonumber(spent_day[scope] or 0) - tokens_more, day_wait_ms, day_wait_ms)
+      end
+      if per_month >= 0 then
+        note(per_month - tonumber(spent_month[scope] or 0) - tokens_more, month_wait_ms, month_wait_ms)
+      end
+    end
+    return answer, levels
   end
-  local offset = answer[3] == 0 and 2 or 0
-  for place, state in ipairs(states) do
-    answer[3 + 2 * place] = math.max(0, state[1 + offset])
-    answer[4 + 2 * place] = state[2 + offset]
-  end
-  if answer[3] ~= 0 then return answer end
 
-  for _, state in ipairs(states) do
-    if state.after then write_bucket(state.key, state.limit, state.after) end
+  local answer, levels = look(1, tokens)
+  if answer[3] ~= 0 then
+    local before = look(0, 0)
+    before[1], before[3], before[4] = answer[1], answer[3], answer[4]
+    return before
   end
+
+  for place, level in pairs(levels) do write_bucket(bucket_keys[place], bucket_limits[place], level) end
   local held = {
     process = process, key = key, at = now_s, tokens = tokens, day = day, day_end = day_end, month = month,
     month_end = month_end, tenant_tpm = math.max(0, n[13]), key_tpm = math.max(0, n[18]),
   }
-  add_spent(held, tokens)
-  add_running(held)
+  local function add(sums, known, more, ends)
+    local tenant = tonumber(known[1] or 0) + more
+    redis.call('HSET', sums, 't', tenant, key, tonumber(known[2] or 0) + more)
+    if ends and tenant == more then redis.call('EXPIREAT', sums, ends + KEEP_S) end
+  end
+  add(period_key('d', day), spent_day, tokens, day_end)
+  add(period_key('m', month), spent_month, tokens, month_end)
+  add(prefix .. ':running', running, 1)
   redis.call('HSET', prefix .. ':open', request, cmsgpack.pack(held))
   return answer
 end

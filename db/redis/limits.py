@@ -197,8 +197,11 @@ class LimitStore:
         tokens: int,
         *,
         on_answer: Callable[[bool | None], None],
+        lazily: bool = True,
     ) -> bool:
         """Do the same without waiting; return False if there is no connection and nothing was done.
+
+        `lazily` it may travel with what is asked next, if that is soon.
 
         `on_answer` is told what `settle` would have returned, None if Redis did not answer: then it is to be
         settled again.
@@ -216,6 +219,7 @@ class LimitStore:
             request_id.bytes,
             max(tokens, 0),
             on_answer=told,
+            lazily=lazily,
         )
 
     async def forget(self, tenant_id: TenantId) -> None:

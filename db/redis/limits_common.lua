@@ -26,32 +26,33 @@ local time = redis.call('TIME')
 local now_s = tonumber(time[1])
 local now = now_s * 1000000 + tonumber(time[2])
 
-local function read_bucket(key, limit)
-  local stored = redis.call('GET', key)
+local function level_now(stored, limit)
   if not stored then return 0 end
   local level, at = struct.unpack('<dd', stored)
   return math.max(0, level - limit * math.max(0, now - at))
 end
 
+local function read_bucket(key, limit) return level_now(redis.call('GET', key), limit) end
+
 local function write_bucket(key, limit, level)
   if level <= 0 then
     redis.call('DEL', key)
   else
-    local drained_ms = math.ceil(level / limit / 1000) + BUCKET_SLACK_MS
-    redis.call('SET', key, struct.pack('<dd', level, now), 'PX', string.format('%.0f', drained_ms))
+    redis.call('SET', key, struct.pack('<dd', level, now), 'PX', math.ceil(level / limit / 1000) + BUCKET_SLACK_MS)
   end
 end
 
+local function period_key(period, start) return string.format('%s:%s:%.0f', prefix, period, start) end
+
+local function spend(key, scope, tokens, ends)
+  local spent = redis.call('HINCRBY', key, 't', tokens)
+  redis.call('HINCRBY', key, scope, tokens)
+  if spent == tokens then redis.call('EXPIREAT', key, ends + KEEP_S) end
+end
+
 local function add_spent(held, tokens)
-  local amount = string.format('%.0f', tokens)
-  for period, bounds in pairs({d = {held.day, held.day_end}, m = {held.month, held.month_end}}) do
-    local key = string.format('%s:%s:%.0f', prefix, period, bounds[1])
-    local spent = redis.call('HINCRBY', key, 't', amount)
-    redis.call('HINCRBY', key, held.key, amount)
-    if spent == tokens then
-      redis.call('EXPIREAT', key, string.format('%.0f', bounds[2] + KEEP_S))
-    end
-  end
+  spend(period_key('d', held.day), held.key, tokens, held.day_end)
+  spend(period_key('m', held.month), held.key, tokens, held.month_end)
 end
 
 local function add_to_bucket(scope, limit, tokens)

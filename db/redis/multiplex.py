@@ -102,17 +102,18 @@ class MultiplexedRedis:
         keys: tuple[_Argument, ...],
         *args: _Argument,
         on_answer: Callable[["asyncio.Future[object]"], None],
+        lazily: bool = True,
     ) -> bool:
         """Run a script that nobody waits for; return False if there is no connection and nothing was done.
 
-        It leaves with the next command that somebody waits for, or a moment later by itself. `on_answer` gets the
-        answer's future, which may hold a failure, or an error of Redis as its value.
+        `lazily` it leaves with the next command that somebody waits for, or a moment later by itself. `on_answer` gets
+        the answer's future, which may hold a failure, or an error of Redis as its value.
         """
         link = self._link
         if link is None or link.broken:
             return False
         command = _packed(("EVALSHA", script.sha, len(keys), *keys, *args))
-        link.ask(command, lazily=True).add_done_callback(on_answer)
+        link.ask(command, lazily=lazily).add_done_callback(on_answer)
         return True
 
     def send_on(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> None:
@@ -195,13 +196,16 @@ class _Link(asyncio.Protocol):
         self._waiting.append((future, now + self._timeout_s))
         if self._watch is None:
             self._watch = self._loop.call_at(now + self._timeout_s, self._look)
+        self._unsent.append(command)
         if lazily:
-            if not self._unsent:
+            if len(self._unsent) == 1:
                 self._loop.call_later(_LAZY_S, self._flush)
+        elif len(self._waiting) == 1:
+            # Redis has nothing to do and this process little: nothing is gained by waiting for company.
+            self._flush()
         elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        self._unsent.append(command)
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

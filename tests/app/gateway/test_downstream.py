@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from app.gateway.downstream import EVENT_STREAM, HEARTBEAT, JSON, STREAM_HEADERS, Downstream
+from domain.limits import LimitKind, LimitState
 from domain.stream_reader import MAX_HELD_BYTES
 from domain.streams import SseReader
 from tests.support.asgi import Outbox
@@ -94,7 +95,7 @@ def a_reader() -> SseReader:
 async def test_a_heartbeat_before_anything_else_commits_a_stream_of_events() -> None:
     outbox = Outbox()
     downstream = Downstream(outbox, request_id=b"id")
-    downstream.announce(((b"x-limit", b"1"),))
+    downstream.announce((LimitState(LimitKind.REQUESTS_PER_MINUTE, "tenant", 60, 59, 1.0),))
     downstream.allow_heartbeats()
 
     downstream.beat()
@@ -105,7 +106,7 @@ async def test_a_heartbeat_before_anything_else_commits_a_stream_of_events() -> 
     answer = outbox.answer()
     assert (answer.status, answer.body) == (200, HEARTBEAT + b"data: 1\n\n")
     assert answer.header(b"content-type") == EVENT_STREAM
-    assert answer.header(b"x-limit") == b"1"
+    assert answer.header(b"x-ratelimit-limit-requests") == b"60"
     assert downstream.sent_bytes == len(answer.body)
 
 
