@@ -48,11 +48,11 @@ local function take(request, process, key, numbers)
   local n = {struct.unpack('<ddddddddddddddddddddd', numbers)}
   local tokens, until_us, again = n[1], n[2], n[3] == 1
   if now > until_us then return {'late', now} end
-  if not has_epoch() then return {'unknown', now} end
-  if again then settle(request, 0) end
   local day, day_end = period_of_now(n[4], n[5], n[6], n[7])
   local month, month_end = period_of_now(n[8], n[9], n[10], n[11])
   if not day or not month then return {'periods', now} end
+  if not has_epoch() then return {'unknown', now} end
+  if again then settle(request, 0) end
 
   local states = {}
   local function judge(scope, rpm, tpm, running, per_day, per_month)
