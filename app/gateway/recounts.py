@@ -134,11 +134,12 @@ class Recounts:
 
     async def _try(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
         call = self._board.new_call(tenant_id)
-        await self._redis.mark(tenant_id, call.id)
+        if not await self._redis.mark(tenant_id, call.id):
+            return
         await self._board.declare(call, self._declare(tenant_id))
         missing = await self._asked_all(call)
         declarations = await self._board.declarations(call)
-        starts = {start for each in (day, month) for start in (each.previous, each.current)}
+        starts = {start for each in (day, month) for start in (each.previous, each.current, each.next)}
         ledger = await self._read_ledger(tenant_id, starts, declared(declarations.values()))
         whole = recount(declarations, ledger=ledger, day=day, month=month)
         if await self._redis.begin(tenant_id, call.id, whole):

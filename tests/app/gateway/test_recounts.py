@@ -3,14 +3,17 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
 import pytest
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
+from db.redis.limits import LimitStore
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
 from domain.usage import UsageRecord
@@ -376,8 +379,8 @@ class Chance:
         await self._pause()
         process = self.random.choice(self.processes)
         what = self.random.choices(
-            (self.take, self.end, self.account, self.confirm, self.hand_over, self.flush),
-            weights=(30, 25, 15, 10, 15, 3),
+            (self.take, self.end, self.account, self.confirm, self.hand_over, self.flush, self.doubt),
+            weights=(30, 25, 15, 10, 15, 3, 3),
         )
         await what[0](process)
 
@@ -419,6 +422,12 @@ class Chance:
     async def flush(self, _: Process) -> None:
         """Take Redis's memory."""
         await self.world.patient.flushdb()
+
+    async def doubt(self, process: Process) -> None:
+        """Have the counters made anew, as after a settlement that found nothing."""
+        assert self.who.tenant_id is not None
+        with suppress(RedisError):
+            await LimitStore(process.redis, process_id=process.name).forget(self.who.tenant_id)
 
     async def finish(self) -> None:
         """Let all end and everything be told."""
