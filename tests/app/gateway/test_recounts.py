@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -13,9 +13,14 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
+from app.gateway.recounts import NotRecounted, Recounts
+from db.redis.limit_recounts import LimitRecounts
 from db.redis.limits import LimitStore
+from db.redis.recount_board import RecountBoard
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
+from domain.periods import bounds
+from domain.recounts import Declaration
 from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 from tests.support.counts import count
@@ -218,6 +223,30 @@ async def test_a_recount_that_failed_is_not_tried_by_every_request(
     assert [log["event"] for log in logs].count("limits_not_recounted") == 1
     world.broken = False
     assert await exact(one, who) == A_DAY
+
+
+async def test_each_request_hears_of_a_failed_recount_for_itself(
+    world: Limiters, two: tuple[Process, Process]
+) -> None:
+    """One failure raised again and again would hold on to every request that heard of it, and what it said."""
+    one, _ = two
+    world.broken = True
+    recounts = Recounts(
+        LimitRecounts(one.redis, process_id=one.name),
+        RecountBoard(world.patient, process_id=one.name),
+        processes=one.processes,
+        ledger=world.spent,
+        declare=lambda _: Declaration(),
+    )
+    day, month = bounds("UTC", datetime.now(UTC))
+    tenant_id, told = TenantId(uuid4()), []
+    for _ in range(3):
+        with pytest.raises(NotRecounted) as failed:
+            await recounts.made(tenant_id, day, month)
+        told.append(failed.value)
+    await recounts.aclose()
+
+    assert len(set(map(id, told))) == 3
 
 
 # -- Redis away
