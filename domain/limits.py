@@ -5,7 +5,6 @@ budgets over the day and the month of the tenant's time zone; concurrency is wha
 step in Redis decides over all that apply (`db/redis/limits.py`); only Redis's clock counts there.
 """
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -24,7 +23,6 @@ __all__ = [
     "Refused",
     "Spent",
     "Unknown",
-    "tightest",
 ]
 
 MINUTE_S = 60
@@ -135,8 +133,3 @@ class Spent(msgspec.Struct, frozen=True):
     end: int
     key_id: KeyId | None
     tokens: int
-
-
-def tightest(states: Iterable[LimitState], kinds: frozenset[LimitKind]) -> LimitState | None:
-    """Return the state with the least remaining among some kinds, None if none of them is limited."""
-    return min((s for s in states if s.kind in kinds), key=lambda s: (s.remaining, -s.reset_s), default=None)

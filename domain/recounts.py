@@ -128,11 +128,14 @@ def recount(
     for kind, period in ((LimitKind.TOKENS_PER_DAY, day), (LimitKind.TOKENS_PER_MONTH, month)):
         since_previous = _with(ended, period.previous, ledger[period.previous])
         since_current = _with(ended, period.current, ledger[period.current])
+        # It may begin while all this is counted.
+        since_next = _with(ended, period.next, ledger[period.next])
         for key_id, tokens in since_previous.items():
-            now = since_current.get(key_id, 0)
+            now, later = since_current.get(key_id, 0), since_next.get(key_id, 0)
             sums.append(Spent(kind, period.previous, period.current, key_id, tokens - now))
-            sums.append(Spent(kind, period.current, period.next, key_id, now))
-        sums.append(Spent(kind, period.next, period.end, None, 0))
+            sums.append(Spent(kind, period.current, period.next, key_id, now - later))
+            if later or key_id is None:
+                sums.append(Spent(kind, period.next, period.end, key_id, later))
     settled = frozenset(charge.request_id for charge in ended)
     return Recount(
         sums=tuple(sums),

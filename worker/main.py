@@ -60,8 +60,9 @@ RECONCILE_INTERVAL_S: Final = 5.0
 ROLL_UP_INTERVAL_S: Final = 3600.0
 PRUNE_INTERVAL_S: Final = 86_400.0
 EXPIRE_INTERVAL_S: Final = 60.0
-# With the 6 s after which a silent process counts as gone, what it held is free within 15 s.
-SWEEP_INTERVAL_S: Final = 5.0
+# With the 6 s after which a silent process is missed, and a second sweep that misses it too, what it held is free
+# within 15 s.
+SWEEP_INTERVAL_S: Final = 3.0
 
 # The sums of a busy hour, and the rows of a busy month, take longer than anybody may wait for an answer.
 UPKEEP_STATEMENT_S: Final = 60.0

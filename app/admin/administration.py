@@ -25,9 +25,9 @@ from domain.keys import PepperRing
 from domain.ports import KeyStore
 
 MAX_BODY_BYTES: Final = 262_144
+"""Far more than any request here has reason to hold."""
 MAX_BUFFERED_BYTES: Final = 32 * MAX_BODY_BYTES
 """Apart from what tenants may fill, so that they cannot lock an operator out."""
-"""Far more than any request here has reason to hold."""
 POOL_SIZE: Final = 3
 """Connections of its own, so that no operator's report can keep a tenant's key waiting."""
 

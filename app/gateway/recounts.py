@@ -51,9 +51,9 @@ class NotRecounted(Exception):  # noqa: N818 - reads as what happened
         self.reason = reason
 
 
-def _reason(failure: BaseException) -> NotRecounted:
+def _reason(failure: BaseException) -> str:
     is_redis = isinstance(failure, RedisError | msgspec.MsgspecError)
-    return NotRecounted("redis_unreachable" if is_redis else "ledger_unreachable")
+    return "redis_unreachable" if is_redis else "ledger_unreachable"
 
 
 class Recounts:
@@ -80,7 +80,8 @@ class Recounts:
         self._ledger = ledger
         self._declare = declare
         self._running: dict[TenantId, tuple[asyncio.Task[None], float]] = {}
-        self._failed: dict[TenantId, tuple[NotRecounted, float]] = {}
+        # Not the failure itself: raised again and again it would hold on to all requests that heard of it.
+        self._failed: dict[TenantId, tuple[str, float]] = {}
         self._deaf = False
 
     async def made(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
@@ -92,9 +93,9 @@ class Recounts:
             They are not there within `WAIT_S`. The recount goes on.
         """
         now = asyncio.get_running_loop().time()
-        failure, not_before = self._failed.get(tenant_id, (None, now))
-        if failure is not None and now < not_before:
-            raise failure
+        reason, not_before = self._failed.get(tenant_id, ("", now))
+        if now < not_before:
+            raise NotRecounted(reason)
         if tenant_id not in self._running:
             wait_until = now + WAIT_S
             counting = asyncio.create_task(self._make(tenant_id, day, month))
@@ -108,7 +109,7 @@ class Recounts:
             raise NotRecounted("recount_takes_long") from exc
         except Exception as exc:
             # What it was stands in the log; others need not wait for the same again at once.
-            raise _reason(exc) from exc
+            raise NotRecounted(_reason(exc)) from exc
 
     async def aclose(self) -> None:
         """Give up what is being counted."""
@@ -134,11 +135,12 @@ class Recounts:
 
     async def _try(self, tenant_id: TenantId, day: PeriodBounds, month: PeriodBounds) -> None:
         call = self._board.new_call(tenant_id)
-        await self._redis.mark(tenant_id, call.id)
+        if not await self._redis.mark(tenant_id, call.id):
+            return
         await self._board.declare(call, self._declare(tenant_id))
         missing = await self._asked_all(call)
         declarations = await self._board.declarations(call)
-        starts = {start for each in (day, month) for start in (each.previous, each.current)}
+        starts = {start for each in (day, month) for start in (each.previous, each.current, each.next)}
         ledger = await self._read_ledger(tenant_id, starts, declared(declarations.values()))
         whole = recount(declarations, ledger=ledger, day=day, month=month)
         if await self._redis.begin(tenant_id, call.id, whole):

@@ -135,7 +135,7 @@ EXPLANATIONS: Final = {
     FindingKind.RESERVED_BY_DEAD: Explanation(
         "Requests of a process that is gone still hold their place and their tokens.",
         "gives them back",
-        "The worker does so every 5 s: is it running?",
+        "The worker does so every few seconds: is it running?",
     ),
     FindingKind.RESERVED_AFTER_END: Explanation(
         "Requests that are in the ledger still hold what they reserved: their process could not tell Redis.",

@@ -128,6 +128,12 @@ local function begin_ended()
   return ended
 end
 
+-- Whoever declares a request lives, although it may have been swept while nobody could report.
+local function is_held(request)
+  local packed = redis.call('HGET', prefix .. ':open', request)
+  return packed and not cmsgpack.unpack(packed).swept
+end
+
 -- What was settled since it was declared is no longer running; what nobody declared is taken as Redis heard of it.
 local function begin_running(ended)
   local late, known = {}, redis.call('HGETALL', prefix .. ':late')
@@ -138,7 +144,7 @@ local function begin_running(ended)
     if late[request] then
       held.tokens = late[request].tokens
       late[request] = held
-    elseif redis.call('HEXISTS', prefix .. ':open', request) == 0 then
+    elseif not is_held(request) then
       redis.call('HSET', prefix .. ':open', request, cmsgpack.pack(held))
     end
   end
@@ -166,18 +172,23 @@ local function begin_buckets()
   end
 end
 
--- A recount begins by leaving a mark. If it is gone in the end, so is all that Redis heard of in between.
+-- A recount begins by leaving a mark, unless the counters are there. If the mark is gone in the end, so is all that
+-- Redis heard of in between: it lost its memory, or another recount ended, and counted it in.
 local function mark(recount)
-  redis.call('SET', prefix .. ':recount:' .. recount, now_s, 'EX', RECOUNT_S)
+  if has_epoch() then return 0 end
+  redis.call('HSET', prefix .. ':recounts', recount, now_s)
+  redis.call('EXPIRE', prefix .. ':recounts', RECOUNT_S)
   return 1
 end
 
 -- Takes the recount, and four lists, each behind its length: sums (period, start, end, scope, tokens), requests that ended and are in
 -- the sums, reservations of running ones (request, process, key, numbers), and buckets (kind, scope, limit, how full).
--- Answers 1; 0 if somebody was quicker, -1 if Redis lost its memory meanwhile.
+-- Answers 1; 0 if somebody was quicker, -1 if what was told may be out of date.
 local function begin()
-  if redis.call('DEL', prefix .. ':recount:' .. argument()) == 0 then return -1 end
+  local marked_s = redis.call('HGET', prefix .. ':recounts', argument())
   if has_epoch() then return 0 end
+  if not marked_s or now_s - marked_s > RECOUNT_S then return -1 end
+  redis.call('DEL', prefix .. ':recounts')
   begin_sums()
   begin_running(begin_ended())
   begin_buckets()

@@ -61,9 +61,12 @@ class LimitRecounts:
         found = cast("list[bytes]", await self._run(tenant_id, "heard_of"))
         return frozenset(RequestId(UUID(bytes=request_id)) for request_id in found)
 
-    async def mark(self, tenant_id: TenantId, recount_id: str) -> None:
-        """Begin a recount: from now on Redis remembers what it hears about the tenant, or the recount fails."""
-        await self._run(tenant_id, "mark", recount_id)
+    async def mark(self, tenant_id: TenantId, recount_id: str) -> bool:
+        """Begin a recount: from now on Redis remembers what it hears about the tenant, or the recount fails.
+
+        Returns False if there is nothing to count: the counters are there.
+        """
+        return await self._run(tenant_id, "mark", recount_id) == 1
 
     async def begin(self, tenant_id: TenantId, recount_id: str, recount: Recount) -> bool:
         """Tell Redis what a tenant's counters are, so that it grants again; False if somebody else already did.
@@ -73,7 +76,8 @@ class LimitRecounts:
         Raises
         ------
         MemoryLost
-            Redis has forgotten things since `mark`: the recount may lack them.
+            Redis has forgotten things since `mark`, or another recount has ended and been forgotten: this one may
+            lack something.
         """
         arguments: _Arguments = [recount_id, len(recount.sums)]
         for one in recount.sums:
@@ -96,7 +100,7 @@ class LimitRecounts:
         await self._redis.call("SADD", TENANTS_KEY, str(tenant_id))
         answer = await self._run(tenant_id, "begin", *arguments)
         if answer == -1:
-            raise MemoryLost("Redis lost its memory while it was counted what belongs into it")
+            raise MemoryLost("what was counted may be out of date")
         return answer == 1
 
     async def _enter(self, act: str, held: Held, tokens: int) -> None:

@@ -20,6 +20,9 @@ local function take(request, process, key, numbers)
   local n = {struct.unpack('<ddddddddddddddddddddd', numbers)}
   local tokens, until_us, again = n[1], n[2], n[3] == 1
   if now > until_us then return {'late', now} end
+  local day, day_end = period_of_now(n[4], n[5], n[6], n[7])
+  local month, month_end = period_of_now(n[8], n[9], n[10], n[11])
+  if not day or not month then return {'periods', now} end
   if again and has_epoch() then settle(request, 0) end
   -- Buckets of the tenant, then of the key; the epoch behind them spares a call.
   local bucket_limits = {n[12], n[13], n[17], n[18]}
@@ -28,9 +31,6 @@ local function take(request, process, key, numbers)
   }
   local buckets = redis.call('MGET', unpack(bucket_keys))
   if not buckets[5] then return {'unknown', now} end
-  local day, day_end = period_of_now(n[4], n[5], n[6], n[7])
-  local month, month_end = period_of_now(n[8], n[9], n[10], n[11])
-  if not day or not month then return {'periods', now} end
 
   local running = redis.call('HMGET', prefix .. ':running', 't', key)
   local spent_day = redis.call('HMGET', period_key('d', day), 't', key)

@@ -20,9 +20,12 @@ EPOCH_KEY: Final = "nng:revocations:epoch"
 CHANNEL: Final = "nng:revocations"
 SEEN_KEY: Final = "nng:revocations:seen"
 SEEN_SINCE_KEY: Final = "nng:revocations:seen-since"
+LOOKS_KEY: Final = "nng:revocations:looks"
 
 PROCESS_TTL_S: Final = 6.0
 """A process that has not reported for this long counts as gone."""
+LOOKS_APART_S: Final = 2.5
+"""In this time every process that lives reports."""
 _LISTEN_S: Final = 5.0
 
 _ANNOUNCE: Final = """
@@ -55,6 +58,19 @@ _REMEMBERS: Final = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('SET', KEYS[1], now, 'NX')
 return now - tonumber(redis.call('GET', KEYS[1]))
+"""
+# KEYS: the looks. ARGV: how far apart two looks are, then who lives as far as this one can tell. Answers who lived
+# at the look before it.
+_LOOK: Final = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local packed = redis.call('GET', KEYS[1])
+local looks = packed and cmsgpack.unpack(packed) or {at = 0, last = {}}
+if now - looks.at >= tonumber(ARGV[1]) then
+  looks = {at = now, last = {unpack(ARGV, 2)}, before = looks.last}
+  redis.call('SET', KEYS[1], cmsgpack.pack(looks))
+end
+return looks.before
 """
 
 
@@ -150,9 +166,12 @@ async def seen_by(redis: Redis) -> dict[str, int]:
 async def certainly_live(redis: Redis) -> frozenset[str] | None:
     """Return the processes that live, None if Redis cannot tell: not long ago it knew of nobody.
 
-    Whoever takes the others for dead must be certain. A Redis that lost its memory hears of each process again only
-    when that reports the next time.
+    Whoever takes the others for dead must be certain. A Redis that lost its memory, or was away and kept it, hears of
+    each process again only when that reports the next time. So whoever lived at the look before counts as living.
     """
     remembers_s: int = await redis.register_script(_REMEMBERS)(keys=[SEEN_SINCE_KEY])
     names = frozenset(await seen_by(redis))
-    return names if remembers_s > PROCESS_TTL_S else None
+    before: Sequence[bytes] = await redis.register_script(_LOOK)(
+        keys=[LOOKS_KEY], args=[LOOKS_APART_S, *names]
+    )
+    return names.union(name.decode() for name in before) if remembers_s > PROCESS_TTL_S else None

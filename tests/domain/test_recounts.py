@@ -11,7 +11,7 @@ from domain.values import KeyId, RequestId, TenantId
 TENANT, ONE, TWO = TenantId(uuid4()), KeyId(uuid4()), KeyId(uuid4())
 DAY = PeriodBounds(100, 200, 300, 400)
 MONTH = PeriodBounds(0, 50, 1000, 2000)
-EMPTY = {100: {}, 200: {}, 0: {}, 50: {}}  # type: dict[int, dict[KeyId, int]]
+EMPTY = {100: {}, 200: {}, 300: {}, 0: {}, 50: {}, 1000: {}}  # type: dict[int, dict[KeyId, int]]
 
 
 def charge(tokens: int, at: int, key_id: KeyId = ONE) -> Charge:
@@ -32,7 +32,7 @@ def of(
 
 
 def test_the_ledger_is_divided_into_the_periods() -> None:
-    ledger = {0: {ONE: 90}, 50: {ONE: 70}, 100: {ONE: 60, TWO: 1}, 200: {ONE: 20}}
+    ledger = EMPTY | {0: {ONE: 90}, 50: {ONE: 70}, 100: {ONE: 60, TWO: 1}, 200: {ONE: 20}}
 
     assert of(ledger=ledger) == {
         (LimitKind.TOKENS_PER_DAY, 100, ONE): 40,
@@ -59,6 +59,21 @@ def test_what_ended_counts_where_it_was_admitted() -> None:
         (LimitKind.TOKENS_PER_MONTH, 50, TWO): 2,
         (LimitKind.TOKENS_PER_MONTH, 50, None): 3,
     }
+
+
+def test_a_period_that_began_while_it_was_counted_has_its_own_sum() -> None:
+    found = of(
+        Declaration(ended=(charge(1, 300),)), ledger=EMPTY | {100: {ONE: 4}, 200: {ONE: 4}, 300: {ONE: 3}}
+    )
+
+    assert {start: tokens for (kind, start, key_id), tokens in found.items() if _is_day(kind, key_id)} == {
+        200: 1,
+        300: 4,
+    }
+
+
+def _is_day(kind: LimitKind, key_id: KeyId | None) -> bool:
+    return kind is LimitKind.TOKENS_PER_DAY and key_id == ONE
 
 
 def test_what_two_declare_counts_once() -> None:

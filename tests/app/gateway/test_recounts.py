@@ -3,16 +3,24 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
 import pytest
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
+from app.gateway.recounts import NotRecounted, Recounts
+from db.redis.limit_recounts import LimitRecounts
+from db.redis.limits import LimitStore
+from db.redis.recount_board import RecountBoard
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
+from domain.periods import bounds
+from domain.recounts import Declaration
 from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 from tests.support.counts import count
@@ -217,6 +225,30 @@ async def test_a_recount_that_failed_is_not_tried_by_every_request(
     assert await exact(one, who) == A_DAY
 
 
+async def test_each_request_hears_of_a_failed_recount_for_itself(
+    world: Limiters, two: tuple[Process, Process]
+) -> None:
+    """One failure raised again and again would hold on to every request that heard of it, and what it said."""
+    one, _ = two
+    world.broken = True
+    recounts = Recounts(
+        LimitRecounts(one.redis, process_id=one.name),
+        RecountBoard(world.patient, process_id=one.name),
+        processes=one.processes,
+        ledger=world.spent,
+        declare=lambda _: Declaration(),
+    )
+    day, month = bounds("UTC", datetime.now(UTC))
+    tenant_id, told = TenantId(uuid4()), []
+    for _ in range(3):
+        with pytest.raises(NotRecounted) as failed:
+            await recounts.made(tenant_id, day, month)
+        told.append(failed.value)
+    await recounts.aclose()
+
+    assert len(set(map(id, told))) == 3
+
+
 # -- Redis away
 
 
@@ -376,8 +408,8 @@ class Chance:
         await self._pause()
         process = self.random.choice(self.processes)
         what = self.random.choices(
-            (self.take, self.end, self.account, self.confirm, self.hand_over, self.flush),
-            weights=(30, 25, 15, 10, 15, 3),
+            (self.take, self.end, self.account, self.confirm, self.hand_over, self.flush, self.doubt),
+            weights=(30, 25, 15, 10, 15, 3, 3),
         )
         await what[0](process)
 
@@ -419,6 +451,12 @@ class Chance:
     async def flush(self, _: Process) -> None:
         """Take Redis's memory."""
         await self.world.patient.flushdb()
+
+    async def doubt(self, process: Process) -> None:
+        """Have the counters made anew, as after a settlement that found nothing."""
+        assert self.who.tenant_id is not None
+        with suppress(RedisError):
+            await LimitStore(process.redis, process_id=process.name).forget(self.who.tenant_id)
 
     async def finish(self) -> None:
         """Let all end and everything be told."""

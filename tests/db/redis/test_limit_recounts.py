@@ -8,12 +8,12 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from db.redis.limit_recounts import LimitRecounts, MemoryLost
+from db.redis.limit_recounts import GRACE_S, LimitLeases, LimitRecounts, MemoryLost
 from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Ask, Held, LimitKind, Limits, Refused
 from domain.recounts import Level, Recount, Running
-from tests.support.limits import Customer, admitted, refused, remaining
+from tests.support.limits import Customer, admitted, age_reservations, refused, remaining
 
 DAY: Final = ("tenant", LimitKind.TOKENS_PER_DAY)
 
@@ -224,6 +224,41 @@ async def test_of_two_recounts_the_first_counts(world: World) -> None:
 
     assert not await world.recounts.begin(world.one.tenant_id, "other", Recount(sums=world.one.spent(0)))
     assert await world.left() == 60
+
+
+async def test_a_recount_that_another_one_overtook_is_of_no_use_later(world: World) -> None:
+    """What it was told is from before what Redis has counted, and forgotten, since."""
+    ask = world.one.ask(30)
+    await world.recounts.mark(world.one.tenant_id, "slow")
+    await world.begin()
+    await admitted(world.store, ask)
+    await world.settle(world.held(ask=ask), 12)
+    await world.store.forget(world.one.tenant_id)
+
+    with pytest.raises(MemoryLost):
+        await world.recounts.begin(world.one.tenant_id, "slow", Recount(sums=world.one.spent()))
+
+
+async def test_where_the_counters_are_there_no_recount_begins(world: World) -> None:
+    await world.begin()
+
+    assert not await world.recounts.mark(world.one.tenant_id, "late")
+    await world.store.forget(world.one.tenant_id)
+    assert await world.recounts.mark(world.one.tenant_id, "late")
+
+
+async def test_a_process_that_was_taken_for_dead_and_is_not_holds_its_place_again(world: World) -> None:
+    ask = world.one.ask(30)
+    await world.begin()
+    await admitted(world.store, ask)
+    await age_reservations(world.redis, world.one, GRACE_S)
+    assert await LimitLeases(world.redis).sweep(world.one.tenant_id, frozenset()) == 1
+    await world.store.forget(world.one.tenant_id)
+    await world.begin(Recount(sums=world.one.spent(), running=(Running("p", world.held(ask=ask)),)))
+
+    assert (await world.left(), await world.running()) == (70, 1)
+    await world.settle(world.held(ask=ask), 12)
+    assert (await world.left(), await world.running()) == (88, 0)
 
 
 @pytest.mark.parametrize(("known", "told", "left"), [(0, 2, 0), (1, 2, 0), (1, 0, 1)])

@@ -364,10 +364,14 @@ async def test_a_settlement_counts_in_the_period_of_admission(
     assert (await remaining(store, one))["tenant", LimitKind.TOKENS_PER_DAY] == 30
 
 
+@pytest.mark.parametrize("known", [True, False])
 async def test_periods_that_do_not_hold_now_are_said_with_the_time(
-    store: LimitStore, redis: MultiplexedRedis
+    store: LimitStore, redis: MultiplexedRedis, *, known: bool
 ) -> None:
-    one = await customer(store, tenant=Limits(tokens_per_day=100))
+    """Also where nothing is counted yet: a recount for other days would count nothing into this one."""
+    one = Customer(tenant=Limits(tokens_per_day=100))
+    if known:
+        await begin(store, one.tenant_id, one.spent())
     one.day = PeriodBounds(0, DAY_S, 2 * DAY_S, 3 * DAY_S)
 
     with pytest.raises(OutsidePeriods) as outside:
