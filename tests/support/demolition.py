@@ -150,7 +150,11 @@ class Demolition:
             serving = app_processes(self._gateway)
             return other_than not in serving and len(serving) == self._processes
 
-        await until(serve, within_s=READY_WITHIN_S)
+        try:
+            await until(serve, within_s=READY_WITHIN_S)
+        except TimeoutError:
+            said = self._gateway.app.log()[-4000:]
+            raise AssertionError(f"not all app processes are back; the app says:\n{said}") from None
 
     async def _one_worker(self, kill: Kill) -> float:
         async with self._worker:
