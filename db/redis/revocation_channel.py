@@ -26,6 +26,8 @@ PROCESS_TTL_S: Final = 6.0
 """A process that has not reported for this long counts as gone."""
 LOOKS_APART_S: Final = 2.5
 """In this time every process that lives reports."""
+LATELY_S: Final = 4.0
+"""No report of a process that lives is as old as this, unless Redis was away."""
 _LISTEN_S: Final = 5.0
 
 _ANNOUNCE: Final = """
@@ -59,15 +61,21 @@ local now = tonumber(redis.call('TIME')[1])
 redis.call('SET', KEYS[1], now, 'NX')
 return now - tonumber(redis.call('GET', KEYS[1]))
 """
-# KEYS: the looks. ARGV: how far apart two looks are, then who lives as far as this one can tell. Answers who lived
-# at the look before it.
+# KEYS: the looks, the reports. ARGV: how far apart two looks are, how old the report of somebody heard of lately is.
+# Answers who had been heard of lately at the look before this one.
 _LOOK: Final = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local packed = redis.call('GET', KEYS[1])
 local looks = packed and cmsgpack.unpack(packed) or {at = 0, last = {}}
 if now - looks.at >= tonumber(ARGV[1]) then
-  looks = {at = now, last = {unpack(ARGV, 2)}, before = looks.last}
+  local lately = {}
+  local all = redis.call('HGETALL', KEYS[2])
+  for i = 1, #all, 2 do
+    local at = tonumber(string.match(all[i + 1], ':(%d+)$'))
+    if at and math.floor(now) - at <= tonumber(ARGV[2]) then lately[#lately + 1] = all[i] end
+  end
+  looks = {at = now, last = lately, before = looks.last}
   redis.call('SET', KEYS[1], cmsgpack.pack(looks))
 end
 return looks.before
@@ -167,11 +175,11 @@ async def certainly_live(redis: Redis) -> frozenset[str] | None:
     """Return the processes that live, None if Redis cannot tell: not long ago it knew of nobody.
 
     Whoever takes the others for dead must be certain. A Redis that lost its memory, or was away and kept it, hears of
-    each process again only when that reports the next time. So whoever lived at the look before counts as living.
+    each process again only when that reports the next time. So whoever was well at the look before counts as living.
     """
     remembers_s: int = await redis.register_script(_REMEMBERS)(keys=[SEEN_SINCE_KEY])
     names = frozenset(await seen_by(redis))
     before: Sequence[bytes] = await redis.register_script(_LOOK)(
-        keys=[LOOKS_KEY], args=[LOOKS_APART_S, *names]
+        keys=[LOOKS_KEY, SEEN_KEY], args=[LOOKS_APART_S, LATELY_S]
     )
     return names.union(name.decode() for name in before) if remembers_s > PROCESS_TTL_S else None
