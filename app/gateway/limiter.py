@@ -74,6 +74,7 @@ class Limiter:
         self._store = store
         self._processes = processes
         self._patience = Patience(timeout_s=store.redis.timeout_s)
+        self._scopes = recounts
         self._settlements = Settlements(store, recounts)
         self._holdings = Holdings(unconfirmed=unconfirmed, late=self._settlements.late)
         declare = self._holdings.declare
@@ -212,10 +213,12 @@ class Limiter:
 
     async def _track(self, principal: Principal, tenant_id: TenantId) -> None:
         """Have the counters made anew if they cannot be right: days of another zone, or requests nobody counted."""
-        limited: set[TenantId | KeyId] = set()
-        if principal.key_limits.any_set():
-            limited.add(principal.key_id)
-        if principal.tenant_limits.any_set():
+        is_tenants, is_keys = principal.tenant_limits.any_set(), principal.key_limits.any_set()
+        # By whatever process they went uncounted, this one before it was last started included.
+        scopes = (*([None] if is_tenants else []), *([principal.key_id] if is_keys else []))
+        await self._scopes.count_from_now(tenant_id, scopes)
+        limited: set[TenantId | KeyId] = {principal.key_id} if is_keys else set()
+        if is_tenants:
             limited.add(tenant_id)
         elif tenant_id not in self._untracked:
             self._tracked.clear()
@@ -243,7 +246,7 @@ class Limiter:
         self._tracked.clear()
         self._untracked |= {tenant_id, key_id}
         try:
-            await self._store.forget(tenant_id)
+            await self._scopes.leave_uncounted(tenant_id, key_id)
         except RedisError:
             self._untracked.discard(key_id)
 

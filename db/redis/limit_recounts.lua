@@ -1,6 +1,8 @@
 -- Counters that were lost are made anew, and what dead processes held comes back. Behind limits_common.lua.
 
 local MINUTE_S = 60
+-- What went by longer ago is in no day or month that counts.
+local UNCOUNTED_S = 62 * 86400
 
 local function has_ended(request) return redis.call('SISMEMBER', prefix .. ':ended', request) == 1 end
 
@@ -84,6 +86,20 @@ local function book(request, process, key, numbers, rpms)
     add_spent(held, held.tokens)
     fill_buckets(held, held.tokens, rpms)
   end
+  return 1
+end
+
+-- Requests of these scopes go uncounted from now on, as they have no limits.
+local function leave_uncounted()
+  redis.call('SADD', prefix .. ':uncounted', unpack(ARGV, 2))
+  redis.call('EXPIRE', prefix .. ':uncounted', UNCOUNTED_S)
+  redis.call('DEL', prefix .. ':epoch')
+  return 1
+end
+
+-- Those of these count from now on: where any went by uncounted, the counters are made anew.
+local function count_from_now()
+  if redis.call('SREM', prefix .. ':uncounted', unpack(ARGV, 2)) > 0 then redis.call('DEL', prefix .. ':epoch') end
   return 1
 end
 
@@ -196,5 +212,8 @@ local function begin()
   return 1
 end
 
-local acts = {hold = hold, book = book, heard_of = heard_of, mark = mark, sweep = sweep, begin = begin}
+local acts = {
+  hold = hold, book = book, heard_of = heard_of, mark = mark, sweep = sweep, begin = begin,
+  leave_uncounted = leave_uncounted, count_from_now = count_from_now,
+}
 return acts[ARGV[1]](ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])

@@ -5,6 +5,7 @@ Nothing here is asked by a request; it is what a process does for all of a tenan
 """
 
 import struct
+from collections.abc import Collection
 from typing import Final, cast
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from db.redis.limit_script import limit_script, scope_of, tenant_prefix
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Held, LimitKind, Limits
 from domain.recounts import Recount
-from domain.values import RequestId, TenantId
+from domain.values import KeyId, RequestId, TenantId
 
 TENANTS_KEY: Final = "nng:limits:tenants"
 
@@ -55,6 +56,17 @@ class LimitRecounts:
     async def book(self, held: Held, tokens: int) -> None:
         """Enter a request that was let in without asking and has ended; `tokens` is the fact."""
         await self._enter("book", held, max(tokens, 0))
+
+    async def leave_uncounted(self, tenant_id: TenantId, key_id: KeyId) -> None:
+        """Note that requests of a key go by uncounted, as neither it nor its tenant has a limit."""
+        await self._run(tenant_id, "leave_uncounted", scope_of(None), scope_of(key_id))
+
+    async def count_from_now(self, tenant_id: TenantId, scopes: Collection[KeyId | None]) -> None:
+        """Have a tenant's counters made anew if requests of any of these scopes went by uncounted, in any process.
+
+        A scope is the id of a key, or None for the tenant; at least one.
+        """
+        await self._run(tenant_id, "count_from_now", *map(scope_of, scopes))
 
     async def heard_of(self, tenant_id: TenantId) -> frozenset[RequestId]:
         """Return the requests that Redis counts by itself: the ledger's rows of these must not count as well."""

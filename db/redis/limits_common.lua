@@ -7,6 +7,7 @@
 --   :late               request id -> what it came to, of requests that were settled while there was no epoch
 --   :ended              requests that ended before the counters were made, and are in them: not to be added again
 --   :recounts           recount -> since when somebody is making the counters anew
+--   :uncounted          scopes of which requests went by that had no limits: the counters lack them
 --   :running            scope -> requests that run; a scope is `t` for the tenant, or the id of a key
 --   :d:<start>, :m:<start>  scope -> tokens spent and reserved in the day, the month that began then
 --   :r:<scope>, :w:<scope>  how full the bucket of requests, of tokens per minute is

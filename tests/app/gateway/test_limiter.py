@@ -48,7 +48,7 @@ async def test_a_tenant_without_limits_takes_nothing(world: Limiters, one: Proce
     who = principal()
 
     assert await one.limiter.take(who, RequestId(uuid7()), 5) == ()
-    assert await world.patient.keys("nng:*") == []
+    assert await world.patient.keys("nng:*") == [f"nng:{{t:{who.tenant_id}}}:uncounted".encode()]
 
 
 async def test_a_tenant_without_limits_concerns_nobody_after_its_first_request(one: Process) -> None:
@@ -102,6 +102,29 @@ async def test_a_limit_of_the_tenant_counts_keys_that_had_none(world: Limiters, 
     await world.rows.insert_batch([record_of(free)])
 
     assert await one.left(limited(tenant_id=free.tenant_id)) == A_DAY - EACH
+
+
+@pytest.mark.parametrize("of_key", [False, True])
+async def test_what_was_spent_without_a_limit_is_counted_also_after_a_restart(
+    world: Limiters, one: Process, *, of_key: bool
+) -> None:
+    """Another key has a limit, so there are counters, which lack what this key does."""
+    free = principal()
+    other = principal(tenant_id=free.tenant_id, key_limits=Limits(concurrency=9))
+    await one.take(free)
+    await one.take(other)
+    await world.rows.insert_batch([record_of(free)])
+    await one.stop()
+    two = await world.process()
+    whole = Limits(tokens_per_day=A_DAY)
+    who = principal(
+        tenant_id=free.tenant_id,
+        key_id=free.key_id,
+        tenant_limits=None if of_key else whole,
+        key_limits=whole if of_key else None,
+    )
+
+    assert await two.left(who) == A_DAY - EACH
 
 
 # -- counting anew
