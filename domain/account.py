@@ -54,6 +54,7 @@ class Tally:
     __slots__ = (
         "_entry",
         "_first_release",
+        "_is_sent",
         "_model_digest",
         "_now",
         "_output_cap",
@@ -89,6 +90,7 @@ class Tally:
         self._now = now
         self._first_release = 0.0
         self._sent_at = 0.0
+        self._is_sent = False
         self._queued_s = 0.0
         self._model_digest: str | None = None
         self.attempted: list[str] = []
@@ -105,6 +107,11 @@ class Tally:
         self._model_digest = candidate.model_digest
         self._entry.sent_to(candidate.backend)
         self._sent_at = self._now()
+        self._is_sent = True
+
+    def attempt_failed(self) -> None:
+        """Note that the last attempt came to nothing: until the next one no backend works for the request."""
+        self._is_sent = False
 
     def queued(self, seconds: float) -> None:
         """Note that the request stood in line for so long before an attempt."""
@@ -176,7 +183,7 @@ class Tally:
         released = min(self.tokens_out, self._output_cap)
         if outcome is UsageOutcome.COMPLETED:
             return prompt, released, True
-        left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and bool(self.attempted)
+        left_early = outcome in {UsageOutcome.CLIENT_CLOSED, UsageOutcome.CUT} and self._is_sent
         if not left_early and not self._first_release:
             return 0, 0, False
         return prompt, released if self.streamed else self._unseen(), True

@@ -157,6 +157,7 @@ async def first_answer(
         try:
             opened = await _attempt(candidate, order, gateway, downstream)
         except UpstreamFailed as failure:
+            tally.attempt_failed()
             _failed(candidate, order, failure, gateway)
             continue
         except AnswerGivenUp as given_up:
@@ -165,6 +166,7 @@ async def first_answer(
         if isinstance(opened, Opened):
             gateway.count_attempt(candidate.backend, "answered")
             return opened
+        tally.attempt_failed()
         _refused(candidate, order, opened, gateway)
         if opened.kind is VerdictKind.CLIENT_FAULT:
             if opened.late and order.request.prompt.texts > 1:

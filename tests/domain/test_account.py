@@ -131,6 +131,29 @@ def test_a_stream_left_before_its_first_record_has_cost_its_prompt(outcome: Usag
     assert world.charged(outcome) == (PROMPT, 0, True)
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("outcome", [CLIENT_CLOSED, CUT])
+def test_between_two_attempts_nothing_is_made_and_nothing_charged(
+    outcome: UsageOutcome, *, streamed: bool
+) -> None:
+    world = World(rate=10)
+    world.tally.streamed = streamed
+    world.tally.attempt(A)
+    world.tally.attempt_failed()
+    world.clock.at += 60
+
+    assert world.charged(outcome) == (0, 0, False)
+
+
+def test_after_a_failed_attempt_the_next_one_is_charged() -> None:
+    world = World(rate=10)
+    world.tally.attempt(A)
+    world.tally.attempt_failed()
+    world.tally.attempt(B)
+
+    assert world.charged(CLIENT_CLOSED) == (PROMPT, 0, True)
+
+
 @pytest.mark.parametrize("outcome", [CLIENT_CLOSED, CUT])
 def test_an_unstreamed_answer_nobody_waited_for_is_charged_time_at_the_models_speed(
     outcome: UsageOutcome,

@@ -181,10 +181,10 @@ async def taken(places: Places) -> AsyncIterator[Taken]:
     await taken.end_all()
 
 
-async def waiting(places: Places, expected: int) -> None:
+async def waiting(places: Places, expected: int, model: str = SOLO) -> None:
     """Wait until so many requests stand in line."""
     async with asyncio.timeout(READY_WITHIN_S):
-        while await in_line(places.redis, SOLO) != expected:  # noqa: ASYNC110 - other processes
+        while await in_line(places.redis, model) != expected:  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.01)
 
 
@@ -274,6 +274,23 @@ async def test_a_client_that_leaves_the_line_frees_its_ticket(places: Places, ta
     assert (row.outcome, row.attempts, row.tokens_in, row.tokens_out) == ("client_closed", 0, 0, 0)
     assert row.queue_us is not None
     assert row.queue_us > 0
+
+
+async def test_who_leaves_the_line_after_an_attempt_that_failed_pays_nothing(
+    places: Places, taken: Taken
+) -> None:
+    key = await places.gateway.tenant()
+    await places.backend("a").order("missing_model", count=None)
+    await places.backend("b").change(tokens=LONG, token_interval_ms=20)
+    for _ in range(CAPS["b"]):
+        await taken.one(SHARED, places.gateway.url)
+    async with leaving_client(places.gateway.url) as leaver:
+        await leaver.post(NATIVE_STREAM.path, NATIVE_STREAM.body(SHARED), key=key.text)
+        await waiting(places, 1, SHARED)
+        leaver.leave()
+    (row,) = await places.gateway.rows_of_all(key, 1)
+
+    assert (row.outcome, row.attempts, row.tokens_in, row.tokens_out) == ("client_closed", 1, 0, 0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
