@@ -39,6 +39,10 @@ soak *args:
 bench *args:
     uv run python -m bench {{ args }}
 
+# SDKs of the admin API for Python and TypeScript: just sdk, or just sdk FOLDER python
+sdk folder="dist/sdk" *languages:
+    uv run docs/sdk/generate {{ folder }} {{ languages }}
+
 # write requirements.lock anew after a change of pyproject.toml
 lock:
     uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes \

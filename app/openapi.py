@@ -5,7 +5,7 @@ the description to the route table, the field tables and the refusals. Ollama's 
 each of them is the same 403. The admin API describes itself (`app/admin/openapi.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -120,44 +120,71 @@ _INFERENCE: Final[dict[str, _Inference]] = {
 }
 
 
-def render_document() -> str:
+def render_document(*, admin_only: bool = False) -> str:
     """Return the document as JSON text, the same for the same release."""
-    return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
+    described = document(admin_only=admin_only)
+    return msgspec.json.format(msgspec.json.encode(described), indent=2).decode() + "\n"
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document."""
+def document(*, admin_only: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI document, `admin_only` that of the admin API alone, from which its SDKs are made."""
+    parts = _ADMIN_ONLY if admin_only else _WHOLE
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "neuronetz-gateway",
+            "title": f"neuronetz-gateway{' admin' if admin_only else ''}",
             "version": version("neuronetz-gateway"),
-            "summary": "One address and one kind of API key in front of several Ollama servers.",
+            "summary": parts.summary,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
-        "security": [{"bearer": []}, {"apiKey": []}, {"basic": []}],
-        "tags": [
-            *({"name": family.value, "description": text} for family, text in TAGS.items()),
-            *admin.TAGS,
-        ],
-        "paths": _together(_paths(), admin.paths()),
+        "security": parts.security,
+        "tags": parts.tags,
+        "paths": parts.paths(),
         "components": {
-            "schemas": _together(_schemas(), admin.schemas()),
-            "responses": _together(refusal_responses(), admin.responses()),
+            "schemas": parts.schemas(),
+            "responses": parts.responses(),
             "headers": _together(_headers(), admin.HEADERS),
-            "securitySchemes": {
-                "bearer": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Authorization: Bearer nng_...",
-                },
-                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-                "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
-                **admin.SECURITY_SCHEMES,
-            },
+            "securitySchemes": parts.security_schemes,
         },
     }
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """What of a document depends on the surfaces it describes."""
+
+    summary: str
+    security: list[dict[str, list[str]]]
+    tags: list[dict[str, str]]
+    paths: Callable[[], dict[str, Any]]
+    schemas: Callable[[], dict[str, Any]]
+    responses: Callable[[], dict[str, Any]]
+    security_schemes: dict[str, Any]
+
+
+_ADMIN_ONLY: Final = _Parts(
+    summary="What operators do with a gateway.",
+    security=admin.SECURITY,
+    tags=list(admin.TAGS),
+    paths=admin.paths,
+    schemas=admin.schemas,
+    responses=admin.responses,
+    security_schemes=admin.SECURITY_SCHEMES,
+)
+_WHOLE: Final = _Parts(
+    summary="One address and one kind of API key in front of several Ollama servers.",
+    security=[{"bearer": []}, {"apiKey": []}, {"basic": []}],
+    tags=[*({"name": family.value, "description": text} for family, text in TAGS.items()), *admin.TAGS],
+    paths=lambda: _together(_paths(), admin.paths()),
+    schemas=lambda: _together(_schemas(), admin.schemas()),
+    responses=lambda: _together(refusal_responses(), admin.responses()),
+    security_schemes={
+        "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer nng_..."},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
+        **admin.SECURITY_SCHEMES,
+    },
+)
 
 
 def _together(tenant: dict[str, Any], of_admin: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from domain.tenants import SlugTaken, TenantUnknown, TimeZoneUnknown
 _SCHEMAS: Final = "#/components/schemas/{name}"
 _EXAMPLE_ID: Final = "01977f00-0000-7000-8000-000000000000"
 _REPEATED: Final = frozenset({"deprecated", "allowEmptyValue", "allowReserved", "schema"})
-_SECURITY: Final[list[dict[str, list[str]]]] = [{"adminBearer": []}, {"adminApiKey": []}]
+SECURITY: Final[list[dict[str, list[str]]]] = [{"adminBearer": []}, {"adminApiKey": []}]
 _CREATED: Final = "201"
 
 _REFUSALS: Final[dict[str, tuple[str, Exception]]] = {
@@ -144,7 +144,7 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
         "operationId": found["operationId"],
         "summary": found["summary"],
         "tags": found["tags"],
-        "security": _SECURITY,
+        "security": SECURITY,
     }
     if "parameters" in found:
         operation["parameters"] = [_parameter(each) for each in found["parameters"]]

@@ -7,7 +7,7 @@ from app.cli.output import say
 from app.cli.place import reason
 
 
-def openapi(*, output: Path | None = None) -> None:
+def openapi(*, output: Path | None = None, admin: bool = False) -> None:
     """Print the OpenAPI 3.1 document of the routes that tenants use and of the admin API.
 
     Example: `neuronetz-gateway openapi --output docs/openapi.json`
@@ -16,10 +16,12 @@ def openapi(*, output: Path | None = None) -> None:
     ----------
     output
         File to write instead of printing.
+    admin
+        Only the admin API, for SDKs.
     """
     from app.openapi import render_document
 
-    text = render_document()
+    text = render_document(admin_only=admin)
     if output is None:
         print(text, end="")
         return
