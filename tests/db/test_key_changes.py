@@ -64,7 +64,11 @@ async def test_what_is_named_changes_and_the_rest_stays(
 
 @pytest.mark.parametrize(
     "change",
-    [KeyChange(expires_at=LATER), KeyChange(allowed_networks=(ip_network("10.1.0.0/16"),))],
+    [
+        KeyChange(expires_at=LATER),
+        KeyChange(allowed_networks=(ip_network("10.1.0.0/16"),)),
+        KeyChange(allow_all_models=False),
+    ],
     ids=str,
 )
 async def test_narrowing_a_key_is_a_revocation(
