@@ -9,7 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.option_rules import stored_policy
-from domain.tenants import Found, KeyUse, key_rights
+from domain.tenants import Found, KeyUse
 from domain.values import KeyId, Limits, OptionPolicies, OptionPolicy, Principal, Rights, Role, TenantId
 
 _log = structlog.get_logger()
@@ -110,7 +110,7 @@ def _principal(row: Row[Any]) -> Principal:
         key_prefix=row.prefix,
         role=Role(row.role),
         tenant_rights=Rights(row.tenant_all, tuple(row.tenant_patterns)),
-        key_rights=key_rights(tuple(row.key_patterns), allow_all_models=row.key_all),
+        key_rights=_key_rights(tuple(row.key_patterns), allow_all_models=row.key_all),
         option_policies=_option_policies(row),
         tenant_limits=Limits(
             row.tenant_rpm,
@@ -127,6 +127,19 @@ def _principal(row: Row[Any]) -> Principal:
         expires_at=row.expires_at,
         allowed_networks=tuple(row.networks),
     )
+
+
+def _key_rights(patterns: tuple[str, ...], *, allow_all_models: bool | None) -> Rights | None:
+    """Return a key's own rights, None where it inherits its tenant's.
+
+    True opens all that the tenant has; otherwise its own grants count, if it has any; without grants NULL
+    inherits and false leaves nothing.
+    """
+    if allow_all_models:
+        return Rights(allow_all_models=True)
+    if patterns or allow_all_models is False:
+        return Rights(patterns=patterns)
+    return None
 
 
 def _option_policies(row: Row[Any]) -> OptionPolicies | None:

@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 from msgspec import UNSET
+from sqlalchemy import select
 
-from db.tables import ApiKeyTable
+from db.tables import ApiKeyTable, KeyLimitsTable
 from domain.tenants import KeyChange, KeySummary, checked_name
 from domain.values import KeyId, Role, TenantId
 
@@ -21,12 +22,16 @@ SUMMARY: Final = (
     ApiKeyTable.path_allowed,
     ApiKeyTable.last_used_at,
     ApiKeyTable.rotated_from,
+    select(KeyLimitsTable.allow_all_models)
+    .where(KeyLimitsTable.key_id == ApiKeyTable.id)
+    .scalar_subquery()
+    .label("allow_all_models"),
 )
 """The columns that `summary_of` reads."""
 
 
 def changed_columns(before: KeySummary, change: KeyChange) -> dict[str, Any]:
-    """Return the columns that a change gives another value."""
+    """Return the columns of the key's own row that a change gives another value."""
     values: dict[str, Any] = {}
     if change.name is not UNSET and (name := checked_name(change.name)) != before.name:
         values["name"] = name
@@ -56,4 +61,5 @@ def summary_of(row: Any) -> KeySummary:
         path_allowed=row.path_allowed,
         last_used_at=row.last_used_at,
         rotated_from=None if row.rotated_from is None else KeyId(row.rotated_from),
+        allow_all_models=row.allow_all_models,
     )

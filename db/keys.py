@@ -16,7 +16,7 @@ from db.audit import AuditLog
 from db.key_rotation import check_rotation, copy_rights, end_after
 from db.key_summary import SUMMARY, changed_columns, summary_of
 from db.revocations import lock_revocations
-from db.tables import ApiKeyTable
+from db.tables import ApiKeyTable, KeyLimitsTable
 from domain.first_key import FirstKey
 from domain.keys import PepperRing, mint
 from domain.tenants import (
@@ -117,6 +117,7 @@ class Keys:
             **await self._reach(before.id),
         )
         rights = await copy_rights(self._session, before.id, issued.summary.id)
+        issued = msgspec.structs.replace(issued, summary=await self._one(str(issued.summary.id)))
         await end_after(self._session, before.id, overlap)
         after = await self._one(str(before.id))
         created = msgspec.to_builtins(issued.summary) | rights
@@ -172,7 +173,9 @@ class Keys:
         return await self._one(reference)
 
     async def change(self, reference: str, change: KeyChange) -> KeySummary:
-        """Change a key's name, expiry, networks or carriers. Requests it may no longer make are refused within moments.
+        """Change a key's name, expiry, networks, carriers, or whether all models of its tenant are open to it.
+
+        Requests it may no longer make are refused within moments.
 
         A later expiry lets an expired key work again. To change nothing leaves no trace.
 
@@ -184,14 +187,19 @@ class Keys:
         await lock_revocations(self._session)
         before = await self._one(reference)
         values = changed_columns(before, change)
-        if not values:
+        asked = change.allow_all_models
+        all_models = before.allow_all_models if asked is UNSET else asked
+        if not values and all_models == before.allow_all_models:
             return before
         if before.status is KeyStatus.REVOKED:
             raise KeyEnded(before.prefix)
         expires_at = values.get("expires_at")
         if expires_at is not None and expires_at <= (await self._session.scalar(select(func.now()))):
             raise ExpiryPast(expires_at)
-        await self._update(before.id, values)
+        if values:
+            await self._update(before.id, values)
+        if all_models != before.allow_all_models:
+            await self._allow_all_models(before.id, allowed=all_models)
         after = await self._one(str(before.id))
         await self._audit.append("key.set", f"key:{after.id}", before=before, after=after)
         return after
@@ -243,6 +251,16 @@ class Keys:
             .where(self._mine, ApiKeyTable.id == key_id)
             .values(values)
             .execution_options(synchronize_session=False)
+        )
+
+    async def _allow_all_models(self, key_id: KeyId, *, allowed: bool | None) -> None:
+        await self._session.execute(
+            insert(KeyLimitsTable)
+            .values(key_id=key_id, allow_all_models=allowed)
+            .on_conflict_do_update(
+                index_elements=[KeyLimitsTable.key_id],
+                set_={"allow_all_models": allowed, "updated_at": func.now()},
+            )
         )
 
     async def _one(self, reference: str) -> KeySummary:

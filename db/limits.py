@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import Row, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -71,15 +72,24 @@ class LimitLevels:
 
     async def list(self) -> tuple[LimitSummary, ...]:
         """Return the tenant's limits, set or not, and then those of each key that has any, oldest key first."""
-        summaries = [LimitSummary(await self.get(), None)]
-        of_keys = await self._session.execute(
-            select(KeyLimitsTable.key_id, *_columns(KeyLimitsTable))
+        return LimitSummary(await self.get(), None), *await self.of_keys()
+
+    async def of_keys(
+        self, *, after: UUID | None = None, limit: int | None = None
+    ) -> tuple[LimitSummary, ...]:
+        """Return the limits of each key that has any, by the key's id: all, or a page of `limit` after one id."""
+        columns = _columns(KeyLimitsTable)
+        query = (
+            select(KeyLimitsTable.key_id, *columns)
             .join(ApiKeyTable, ApiKeyTable.id == KeyLimitsTable.key_id)
-            .where(ApiKeyTable.tenant_id == self._tenant_id)
-            .order_by(ApiKeyTable.created_at, ApiKeyTable.id)
+            .where(ApiKeyTable.tenant_id == self._tenant_id, func.num_nonnulls(*columns) > 0)
+            .order_by(KeyLimitsTable.key_id)
+            .limit(limit)
         )
-        summaries += (LimitSummary(_limits(row), KeyId(row.key_id)) for row in of_keys)
-        return tuple(found for found in summaries if found.key_id is None or found.limits.any_set())
+        if after is not None:
+            query = query.where(KeyLimitsTable.key_id > after)
+        found = await self._session.execute(query)
+        return tuple(LimitSummary(_limits(row), KeyId(row.key_id)) for row in found)
 
     async def _write(self, action: str, values: Mapping[LimitKind, int | None], key: str | None) -> bool:
         await lock_revocations(self._session)

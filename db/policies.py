@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, Text, cast, func, literal, select, text, update
@@ -9,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.audit import AuditLog
-from db.grants import audited, holder_of_grants
+from db.grants import NO_KEY, audited, holder_of_grants
 from db.revocations import lock_revocations
 from db.tables import KeyLimitsTable, ModelGrantTable, TenantLimitsTable
 from domain.option_rules import check_rule, stored_policy
@@ -17,21 +18,28 @@ from domain.tenants import GrantUnknown, PolicySummary, checked_pattern
 from domain.values import KeyId, OptionRule, TenantId
 
 _LIST: Final = text("""
-    SELECT level.key_id, level.pattern, rule.key AS field, rule.value::text AS rule
+    SELECT level.key_id, level.grant_id, level.pattern, rule.key AS field, rule.value::text AS rule
     FROM (
-        SELECT CAST(NULL AS uuid) AS key_id, CAST(NULL AS text) AS pattern, option_policy
+        SELECT CAST(NULL AS uuid) AS key_id, CAST(NULL AS uuid) AS grant_id, CAST(NULL AS text) AS pattern,
+               option_policy
         FROM tenant_limits WHERE tenant_id = :tenant_id
         UNION ALL
-        SELECT NULL, pattern, option_policy FROM model_grants WHERE tenant_id = :tenant_id
+        SELECT NULL, id, pattern, option_policy FROM model_grants WHERE tenant_id = :tenant_id
         UNION ALL
-        SELECT k.id, NULL, l.option_policy
+        SELECT k.id, NULL, NULL, l.option_policy
         FROM api_keys AS k JOIN key_limits AS l ON l.key_id = k.id WHERE k.tenant_id = :tenant_id
         UNION ALL
-        SELECT k.id, g.pattern, g.option_policy
+        SELECT k.id, g.id, g.pattern, g.option_policy
         FROM api_keys AS k JOIN model_grants AS g ON g.key_id = k.id WHERE k.tenant_id = :tenant_id
     ) AS level, jsonb_each(level.option_policy) AS rule
-    WHERE CAST(:key_id AS uuid) IS NULL OR level.key_id = :key_id
-    ORDER BY level.key_id NULLS FIRST, level.pattern NULLS FIRST, field
+    WHERE (CAST(:key_id AS uuid) IS NULL OR level.key_id = :key_id)
+      AND (CAST(:below AS boolean) OR (level.key_id IS NOT DISTINCT FROM :key_id
+                      AND level.pattern IS NOT DISTINCT FROM CAST(:pattern AS text)))
+      AND (CAST(:after_field AS text) IS NULL
+           OR (COALESCE(level.key_id, CAST(:no_key AS uuid)), COALESCE(level.pattern, ''), rule.key)
+              > (CAST(:after_key AS uuid), CAST(:after_pattern AS text), CAST(:after_field AS text)))
+    ORDER BY COALESCE(level.key_id, CAST(:no_key AS uuid)), COALESCE(level.pattern, ''), field
+    LIMIT CAST(:limit AS integer)
 """)
 
 _Limits = type[TenantLimitsTable | KeyLimitsTable]
@@ -88,10 +96,46 @@ class Policies:
         await self._note("policy.clear", level, field, before[field], None)
         return True
 
-    async def list(self, *, key: str | None = None) -> tuple[PolicySummary, ...]:
-        """Return the rules of one key and its grants, or of the tenant and all its keys.
+    async def get(
+        self, field: str, *, key: str | None = None, pattern: str | None = None
+    ) -> PolicySummary | None:
+        """Return the rule that stands at one level for a field, None if there is none.
+
+        Raises
+        ------
+        PatternInvalid, KeyUnknown, GrantUnknown
+            There is no such level.
+        """
+        level = await self._level(key, pattern)
+        await level.read(self._session)
+        found = await self.list(key=key, pattern=level.pattern, below=False)
+        return next((each for each in found if each.field == field), None)
+
+    async def list(
+        self,
+        *,
+        key: str | None = None,
+        pattern: str | None = None,
+        below: bool = True,
+        after: tuple[UUID, str, str] | None = None,
+        limit: int | None = None,
+    ) -> tuple[PolicySummary, ...]:
+        """Return the rules of one key and its grants, or of the tenant and all its keys: all, or a page of `limit`.
 
         Less specific levels come first; within a level by field.
+
+        Parameters
+        ----------
+        key
+            The id or prefix of the key; None for the tenant.
+        pattern
+            The grant whose rules alone are wanted, as it is stored; `below` must be False then.
+        below
+            Whether rules of more specific levels count as well.
+        after
+            Key (`NO_KEY` for the tenant itself), pattern (empty for none) and field of the rule to go on after.
+        limit
+            How many at most.
 
         Raises
         ------
@@ -99,8 +143,20 @@ class Policies:
             The tenant has no such key.
         """
         holder = await holder_of_grants(self._session, self._tenant_id, key)
+        after_key, after_pattern, after_field = after or (None, None, None)
         found = await self._session.execute(
-            _LIST, {"tenant_id": self._tenant_id, "key_id": holder.get("key_id")}
+            _LIST,
+            {
+                "tenant_id": self._tenant_id,
+                "key_id": holder.get("key_id"),
+                "pattern": pattern,
+                "below": below,
+                "no_key": NO_KEY,
+                "after_key": after_key,
+                "after_pattern": after_pattern,
+                "after_field": after_field,
+                "limit": limit,
+            },
         )
         return tuple(_summary(row) for row in found)
 
@@ -171,4 +227,5 @@ def _summary(row: Row[Any]) -> PolicySummary:
         None if damaged else policy[row.field],
         None if row.key_id is None else KeyId(row.key_id),
         row.pattern,
+        row.grant_id,
     )

@@ -1,4 +1,4 @@
-"""What is made ahead of time and what is dropped with age: months of usage, and old revocations.
+"""What is made ahead of time and what is dropped with age: months of usage, old revocations, remembered creations.
 
 Sums of usage and the audit trail are kept for ever.
 """
@@ -50,6 +50,9 @@ _NOTE_PRUNED: Final = text("""
 _DELETE_REVOCATIONS: Final = text("""
     DELETE FROM revocations
     WHERE at < now() - CAST(:age AS interval) AND seq < (SELECT max(r.seq) FROM revocations AS r)
+""")
+_FORGET_CREATIONS: Final = text("""
+    DELETE FROM remembered_creations WHERE at < now() - CAST(:age AS interval)
 """)
 
 
@@ -122,3 +125,8 @@ class Retention:
         """Delete revocations above an age, except the newest, from which numbers are counted; return how many."""
         async with self._engine.begin() as connection:
             return int((await connection.execute(_DELETE_REVOCATIONS, {"age": age})).rowcount)
+
+    async def forget_creations(self, age: timedelta) -> int:
+        """Forget which creations above an age were asked for with which idempotency key; return how many."""
+        async with self._engine.begin() as connection:
+            return int((await connection.execute(_FORGET_CREATIONS, {"age": age})).rowcount)

@@ -321,3 +321,16 @@ class RevocationTable(Base):
     scope: Mapped[str]
     id: Mapped[UUID]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class RememberedCreationTable(Base):
+    """What a request with an idempotency key created. `asker` is an admin key, which need not be there any more."""
+
+    __tablename__ = "remembered_creations"
+    __table_args__ = (CheckConstraint("octet_length(fingerprint) = 32", "fingerprint_length"),)
+    asker: Mapped[UUID] = mapped_column(primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[bytes]
+    location: Mapped[str] = mapped_column(server_default="")
+    answer: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

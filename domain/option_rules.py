@@ -24,7 +24,11 @@ _CLAMP, _SET = PolicyAction.CLAMP, PolicyAction.SET
 
 
 class PolicyInvalid(ControlError):  # noqa: N818 - reads as what happened
-    """A rule makes no sense for its field."""
+    """A rule makes no sense for its field. `part` is the part of the rule at fault, None for the whole."""
+
+    def __init__(self, sentence: str, part: str | None = None) -> None:
+        super().__init__(sentence)
+        self.part = part
 
 
 class Kind(Enum):
@@ -131,15 +135,17 @@ def check_rule(field: str, rule: OptionRule) -> None:
         raise PolicyInvalid(f"no policy can be set for {field!r}; choose one of {', '.join(sorted(FIELDS))}")
     actions = _ACTIONS[policed.kind]
     if rule.action not in actions:
-        raise PolicyInvalid(f"{field!r} takes no {rule.action.value!r}; choose one of {', '.join(actions)}")
+        raise PolicyInvalid(
+            f"{field!r} takes no {rule.action.value!r}; choose one of {', '.join(actions)}", "action"
+        )
     given = {"min": rule.minimum, "max": rule.maximum, "value": rule.value}
     parts = {name: part for name, part in given.items() if part is not None}
     for name, part in parts.items():
         if name not in _PARTS.get(rule.action, ()):
-            raise PolicyInvalid(f"the action {rule.action.value!r} takes no {name!r}")
+            raise PolicyInvalid(f"the action {rule.action.value!r} takes no {name!r}", name)
         _check_part(field, policed, name, part)
     if rule.action is _SET and rule.value is None:
-        raise PolicyInvalid(f"to set {field!r} a 'value' is needed")
+        raise PolicyInvalid(f"to set {field!r} a 'value' is needed", "value")
     if rule.action is _CLAMP:
         _check_clamp(field, policed, parts)
 
@@ -189,16 +195,23 @@ def _check_part(field: str, policed: PolicyField, name: str, part: object) -> No
         if not policed.lowest <= whole <= policed.highest:
             wanted = f"a whole number from {policed.lowest} to {policed.highest}"
     elif policed.kind is Kind.DURATION:
-        if duration_ns(part) <= 0 and name != "value":
+        if _duration_of(name, part) <= 0 and name != "value":
             wanted = "a duration above zero"
     elif policed.kind is Kind.FLAG and not isinstance(part, bool):
         wanted = "true or false"
-    elif policed.kind is Kind.TEXT and not (isinstance(part, str) and part):
-        wanted = "a text"
+    elif policed.kind is Kind.TEXT and not (isinstance(part, str) and part and "\0" not in part):
+        wanted = "a text without NUL"
     elif policed.kind is Kind.EFFORT and not (isinstance(part, bool) or part in THINK_LEVELS):
         wanted = f"true, false or one of {', '.join(THINK_LEVELS)}"
     if wanted:
-        raise PolicyInvalid(f"the {name!r} of {field!r} must be {wanted}")
+        raise PolicyInvalid(f"the {name!r} of {field!r} must be {wanted}", name)
+
+
+def _duration_of(name: str, part: object) -> int:
+    try:
+        return duration_ns(part)
+    except PolicyInvalid as wrong:
+        raise PolicyInvalid(str(wrong), name) from None
 
 
 def _check_clamp(field: str, policed: PolicyField, parts: dict[str, bool | int | float | str]) -> None:
@@ -208,7 +221,9 @@ def _check_clamp(field: str, policed: PolicyField, parts: dict[str, bool | int |
             " without the other pin it"
         )
     if policed.kind is Kind.OUTPUT_CAP and "min" in parts:
-        raise PolicyInvalid(f"{field!r} takes no 'min': nobody is given more output than was asked for")
+        raise PolicyInvalid(
+            f"{field!r} takes no 'min': nobody is given more output than was asked for", "min"
+        )
     if not parts:
         raise PolicyInvalid(f"to clamp {field!r} a 'min', a 'max' or a 'value' is needed")
     amounts = {

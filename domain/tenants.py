@@ -14,11 +14,11 @@ from msgspec import UNSET, UnsetType
 from domain.keys import MintedKey
 from domain.limits import LimitKind
 from domain.model_names import normal_pattern
-from domain.values import KeyId, Limits, OptionRule, Principal, Rights, Role, TenantId
+from domain.values import KeyId, Limits, OptionRule, Principal, Role, TenantId
 
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
-_LARGEST: Final = {
+LARGEST_LIMIT: Final = {
     LimitKind.REQUESTS_PER_MINUTE: 2_147_483_647,
     LimitKind.TOKENS_PER_MINUTE: 2_147_483_647,
     LimitKind.CONCURRENCY: 2_147_483_647,
@@ -149,7 +149,7 @@ class LimitInvalid(ControlError):  # noqa: N818
     """A limit is a whole number of at least 1, and not beyond what can be counted exactly."""
 
     def __init__(self, kind: LimitKind, value: int) -> None:
-        super().__init__(f"{kind.value} cannot be {value}: it takes 1 to {_LARGEST[kind]}")
+        super().__init__(f"{kind.value} cannot be {value}: it takes 1 to {LARGEST_LIMIT[kind]}")
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -205,7 +205,11 @@ class TenantChange(msgspec.Struct, frozen=True):
 
 
 class KeySummary(msgspec.Struct, frozen=True):
-    """A key as operators see it. `rotated_from` is the key it replaces."""
+    """A key as operators see it. `rotated_from` is the key it replaces.
+
+    `allow_all_models`: True opens all that its tenant has, False leaves only its own grants, None what these say, or
+    without any whatever its tenant may.
+    """
 
     id: KeyId
     tenant_id: TenantId | None
@@ -219,6 +223,7 @@ class KeySummary(msgspec.Struct, frozen=True):
     path_allowed: bool
     last_used_at: datetime | None
     rotated_from: KeyId | None = None
+    allow_all_models: bool | None = None
 
 
 class KeyChange(msgspec.Struct, frozen=True):
@@ -228,6 +233,7 @@ class KeyChange(msgspec.Struct, frozen=True):
     expires_at: datetime | UnsetType | None = UNSET
     allowed_networks: tuple[Network, ...] | UnsetType = UNSET
     path_allowed: bool | UnsetType = UNSET
+    allow_all_models: bool | UnsetType | None = UNSET
 
 
 class RefusedKey(msgspec.Struct, frozen=True):
@@ -257,6 +263,7 @@ class Rotation(msgspec.Struct, frozen=True):
 class GrantSummary(msgspec.Struct, frozen=True):
     """One pattern; `key_id` None means that the whole tenant holds it."""
 
+    id: UUID
     pattern: str
     key_id: KeyId | None
     created_at: datetime
@@ -265,14 +272,15 @@ class GrantSummary(msgspec.Struct, frozen=True):
 class PolicySummary(msgspec.Struct, frozen=True):
     """One rule of an option policy and where it stands.
 
-    `key_id` None means the tenant's level, `pattern` names the grant where it is a grant's. `rule` None means
-    that what is stored cannot be read: until it is repaired clients may not name the field.
+    `key_id` None means the tenant's level, `pattern` and `grant_id` name the grant where it is a grant's. `rule` None
+    means that what is stored cannot be read: until it is repaired clients may not name the field.
     """
 
     field: str
     rule: OptionRule | None
     key_id: KeyId | None
     pattern: str | None
+    grant_id: UUID | None
 
 
 class LimitSummary(msgspec.Struct, frozen=True):
@@ -365,7 +373,7 @@ def checked_limit(kind: LimitKind, value: int | None) -> int | None:
     LimitInvalid
         It cannot be one.
     """
-    if value is not None and not 1 <= value <= _LARGEST[kind]:
+    if value is not None and not 1 <= value <= LARGEST_LIMIT[kind]:
         raise LimitInvalid(kind, value)
     return value
 
@@ -382,16 +390,3 @@ def checked_pattern(pattern: str) -> str:
     if normal is None:
         raise PatternInvalid(pattern)
     return normal
-
-
-def key_rights(patterns: tuple[str, ...], *, allow_all_models: bool | None) -> Rights | None:
-    """Return a key's own rights, None where it inherits its tenant's.
-
-    True opens all that the tenant has; otherwise its own grants count, if it has any; without grants NULL
-    inherits and false leaves nothing.
-    """
-    if allow_all_models:
-        return Rights(allow_all_models=True)
-    if patterns or allow_all_models is False:
-        return Rights(patterns=patterns)
-    return None

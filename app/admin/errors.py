@@ -5,6 +5,10 @@ AdminError
 |-- CrossSite                  a browser was made to send this by another site's page
 |-- PreconditionFailed         the resource is not any more what the caller has seen
 |-- WrongMediaType             a body that is not JSON
+|-- GrantTaken                 the holder has the grant already
+|-- RuleUnknown                no policy rule stands there
+|-- IdempotencyKeyReused       the key named another creation before
+|-- CreatedBefore              a creation sent again whose answer cannot be told again
 |-- TooManyLogins              too many keys of this address were wrong
 """
 
@@ -57,6 +61,30 @@ class PreconditionFailed(AdminError):  # noqa: N818
 
 class WrongMediaType(AdminError):  # noqa: N818
     """The body is declared to be something else than JSON, or nothing."""
+
+
+class GrantTaken(AdminError):  # noqa: N818
+    """The tenant or key holds this very grant already."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(pattern)
+        self.pattern = pattern
+
+
+class RuleUnknown(AdminError):  # noqa: N818
+    """No rule of an option policy stands at this level for this field."""
+
+
+class IdempotencyKeyReused(AdminError):  # noqa: N818
+    """The idempotency key came with another request before."""
+
+
+class CreatedBefore(AdminError):  # noqa: N818
+    """The same request has created it before, at `location`, and its answer held a secret."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
 
 
 class TooManyLogins(AdminError):  # noqa: N818

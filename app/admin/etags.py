@@ -21,13 +21,13 @@ IfMatch = Annotated[
 ]
 
 
-def etag_of(answer: msgspec.Struct) -> str:
+def etag_of(answer: msgspec.Struct | msgspec.Raw) -> str:
     """Return the strong ETag of an answer. It is made of the content, so it changes whoever writes."""
     return f'"{hashlib.sha256(msgspec.json.encode(answer)).hexdigest()[:_DIGEST_CHARS]}"'
 
 
-def check(if_match: str | None, current: str) -> None:
-    """Let a change go on only if the caller knows the current state, or does not care.
+def check(if_match: str | None, current: str | None) -> None:
+    """Let a change go on only if the caller knows the current state, or does not care. None: there is nothing yet.
 
     Raises
     ------
@@ -37,5 +37,5 @@ def check(if_match: str | None, current: str) -> None:
     if if_match is None:
         return
     seen = {each.strip() for each in if_match.split(",")}
-    if seen != {"*"} and current not in seen:
+    if current is None or (seen != {"*"} and current not in seen):
         raise PreconditionFailed

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
+from app.admin import paging
 from app.admin.contract import Answered, Asked, Moment, Name, pointer, utc
 from app.admin.errors import FieldError, InvalidFields
 from domain.tenants import ExpiryPast, KeyStatus, KeySummary, KeyUnknown, Network
@@ -21,6 +22,22 @@ _PREFIX: Final = re.compile(r"(nnga?_[0-9A-Za-z]{8})(?:_[0-9A-Za-z_]*)?")
 Networks = Annotated[
     tuple[Annotated[str, Meta(max_length=50, examples=["10.0.0.0/8"])], ...],
     Meta(max_length=MAX_NETWORKS, description="Only callers from there may use it; none: from anywhere."),
+]
+
+
+PathAllowed = Annotated[
+    bool,
+    Meta(
+        description="Whether it may stand in paths, for clients that cannot set headers; proxies and histories"
+        " remember it there."
+    ),
+]
+AllModels = Annotated[
+    bool | None,
+    Meta(
+        description="true: it may use all that its tenant may. false: only what its own grants name. null: these, or"
+        " without any all that its tenant may."
+    ),
 ]
 
 
@@ -40,6 +57,8 @@ class Key(Answered):
     created_at: Moment
     expires_at: Annotated[Moment | None, Meta(description="When it ends by itself; null: never.")]
     allowed_networks: Networks
+    path_allowed: PathAllowed
+    allow_all_models: AllModels
     last_used_at: Annotated[Moment | None, Meta(description="To the minute; null: never.")]
     rotated_from: Annotated[
         str | None,
@@ -54,9 +73,7 @@ class KeyPage(Answered):
     """Keys, oldest first, revoked ones too."""
 
     items: tuple[Key, ...]
-    next_cursor: Annotated[
-        str | None, Meta(description="Asks for the page after this one; null: there is none.")
-    ]
+    next_cursor: paging.NextCursor
 
 
 class NewKey(Asked):
@@ -65,6 +82,7 @@ class NewKey(Asked):
     name: Annotated[Name, Meta(description="What it is for, so that it can be told from others.")]
     expires_at: Annotated[Moment | None, Meta(description="When it ends by itself; null: never.")] = None
     allowed_networks: Networks = ()
+    path_allowed: PathAllowed = False
 
 
 class KeyChange(Asked):
@@ -79,6 +97,8 @@ class KeyChange(Asked):
         | UnsetType
     ) = UNSET
     allowed_networks: Networks | UnsetType = UNSET
+    path_allowed: PathAllowed | UnsetType = UNSET
+    allow_all_models: AllModels | UnsetType = UNSET
 
 
 class KeyRotation(Asked):
@@ -150,6 +170,8 @@ def key_of(key: KeySummary) -> Key:
         created_at=key.created_at,
         expires_at=key.expires_at,
         allowed_networks=key.allowed_networks,
+        path_allowed=key.path_allowed,
+        allow_all_models=key.allow_all_models,
         last_used_at=key.last_used_at,
         rotated_from=None if key.rotated_from is None else str(key.rotated_from),
     )

@@ -17,6 +17,7 @@ from app.admin import etags, paging
 from app.admin.administration import Administration
 from app.admin.contract import JsonBody
 from app.admin.handed import Admin, By
+from app.admin.idempotency import Created, IdempotencyKey, Once
 from app.admin.key_contract import (
     Confirmation,
     IssuedKey,
@@ -34,7 +35,9 @@ from app.admin.key_contract import (
 )
 from app.admin.tenants import SlugInPath
 from db import revocation_wait
+from db.postgres import UnitOfWork
 from domain import tenants as domain
+from domain.keys import PepperRing
 from domain.tenants import KeyStatus, KeySummary
 
 _log = structlog.get_logger()
@@ -93,22 +96,21 @@ class KeyController(Controller):
         summary="Create a key; its text is told once",
         dto=JsonBody[NewKey],
         return_dto=None,
+        opt={"refuses": (409, 422)},
     )
     async def create_key(
-        self, slug: SlugInPath, data: Annotated[NewKey, _NEW], admin: Admin, caller: By
+        self,
+        *,
+        slug: SlugInPath,
+        data: Annotated[NewKey, _NEW],
+        admin: Admin,
+        caller: By,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response[IssuedKey]:
         """Answer the new key."""
-        expires_at, allowed = expiry(data.expires_at), networks(data.allowed_networks)
+        once = Once(caller, idempotency_key, f"/admin/v1/tenants/{slug}/keys", data)
         async with admin.database.unit_of_work(caller.actor) as work:
-            owner = await work.tenants.get(slug)
-            issued = await work.keys(owner.id).create(
-                data.name, peppers=admin.peppers, expires_at=expires_at, allowed_networks=allowed
-            )
-        summary = key_of(issued.summary)
-        return Response(
-            IssuedKey(key=issued.minted.reveal(), summary=summary),
-            headers={"location": _location(slug, summary)},
-        )
+            return await once.create(work, lambda: _made(work, slug, data, peppers=admin.peppers))
 
     @get("/{key:str}", operation_id="getKey", summary="Get a key", opt={"etag": True})
     async def get_key(self, slug: SlugInPath, key: KeyInPath, admin: Admin, caller: By) -> Response[Key]:
@@ -140,6 +142,8 @@ class KeyController(Controller):
             data.name,
             UNSET if data.expires_at is UNSET else expiry(data.expires_at),
             UNSET if data.allowed_networks is UNSET else networks(data.allowed_networks),
+            data.path_allowed,
+            data.allow_all_models,
         )
         async with admin.database.unit_of_work(caller.actor) as work:
             # From here to the commit nobody else changes anything, so what was compared is what is changed.
@@ -207,6 +211,20 @@ class KeyController(Controller):
             changed=before.status is KeyStatus.ACTIVE,
             confirmation=await _confirmation(admin, committed) if wait else None,
         )
+
+
+async def _made(work: UnitOfWork, slug: str, wanted: NewKey, *, peppers: PepperRing) -> Created[IssuedKey]:
+    owner = await work.tenants.get(slug)
+    issued = await work.keys(owner.id).create(
+        wanted.name,
+        peppers=peppers,
+        expires_at=expiry(wanted.expires_at),
+        allowed_networks=networks(wanted.allowed_networks),
+        path_allowed=wanted.path_allowed,
+    )
+    summary = key_of(issued.summary)
+    answer = IssuedKey(key=issued.minted.reveal(), summary=summary)
+    return Created(answer, _location(slug, summary), told_once=True)
 
 
 def _answer(key: KeySummary) -> Response[Key]:

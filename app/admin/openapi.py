@@ -6,6 +6,7 @@ and refusals from the table that answers them.
 
 import inspect
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -13,7 +14,13 @@ from litestar import Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
-from app.admin.errors import CrossSite, PreconditionFailed, TooManyLogins, WrongMediaType
+from app.admin.errors import (
+    CrossSite,
+    IdempotencyKeyReused,
+    PreconditionFailed,
+    TooManyLogins,
+    WrongMediaType,
+)
 from app.admin.problems import PROBLEM_JSON, Problem, Told, told
 from app.admin.surface import admin_service
 from domain.errors import BodyTooLarge, BodyTooSlow, Unauthenticated, Unavailable
@@ -38,6 +45,10 @@ _REFUSALS: Final[dict[str, tuple[str, Exception]]] = {
     "AdminPreconditionFailed": ("It has changed since the ETag was read.", PreconditionFailed()),
     "AdminBodyTooLarge": ("The body is too large.", BodyTooLarge("the body is too large")),
     "AdminWrongMediaType": ("The body is not declared to be plain JSON.", WrongMediaType()),
+    "AdminIdempotencyKeyReused": (
+        "The idempotency key belongs to another request.",
+        IdempotencyKeyReused(),
+    ),
     "AdminTooManyLogins": (
         "Too many wrong keys came from the caller's address; come back after Retry-After.",
         TooManyLogins(540),
@@ -55,6 +66,9 @@ TAGS: Final = (
     {"name": "me", "description": "Admin API: the caller's own key."},
     {"name": "tenants", "description": "Admin API: owners of keys, grants, limits and usage."},
     {"name": "keys", "description": "Admin API: what a tenant's callers prove themselves with."},
+    {"name": "limits", "description": "Admin API: how much a tenant and its keys may use."},
+    {"name": "grants", "description": "Admin API: which models a tenant and its keys may use."},
+    {"name": "policies", "description": "Admin API: what requests may ask of the models they share."},
     {"name": "audit", "description": "Admin API: who changed what, and who failed to log in."},
     {"name": "revocations", "description": "Admin API: how far each process follows what was revoked."},
 )
@@ -128,7 +142,9 @@ def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
 def _contracts(handler: HTTPRouteHandler) -> Iterator[type[msgspec.Struct]]:
     signature = handler.parsed_fn_signature
     answer = signature.return_type
-    yield answer.inner_types[0].annotation if answer.is_subclass_of(Response) else answer.annotation
+    kind = answer.inner_types[0].annotation if answer.is_subclass_of(Response) else answer.annotation
+    if kind is not NoneType:
+        yield kind
     if "data" in signature.parameters:
         yield signature.parameters["data"].annotation
 
@@ -142,7 +158,7 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
     good = next(status for status in found["responses"] if status.startswith("2"))
     operation = {
         "operationId": found["operationId"],
-        "summary": found["summary"],
+        "summary": found["summary"].format(**handler.opt),
         "tags": found["tags"],
         "security": SECURITY,
     }
@@ -151,17 +167,19 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
     if "requestBody" in found:
         operation["requestBody"] = _body(found["requestBody"])
     operation["responses"] = {
-        good: {
-            "description": "The answer.",
-            "headers": _headers(handler, good),
-            "content": found["responses"][good]["content"],
-        },
+        good: _answer(found["responses"][good], _headers(handler, good)),
         **{
             str(status): {"$ref": f"#/components/responses/{_BY_STATUS[status]}"}
             for status in sorted(statuses)
         },
     }
     return operation
+
+
+def _answer(found: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
+    if "content" not in found:
+        return {"description": "It is done.", "headers": headers}
+    return {"description": "The answer.", "headers": headers, "content": found["content"]}
 
 
 def _parameter(found: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ Cursor = Annotated[
         description="Where to go on: `nextCursor` of the page before. Its content is nobody's business.",
     ),
 ]
+NextCursor = Annotated[
+    str | None, msgspec.Meta(description="Asks for the page after this one; null: there is none.")
+]
 
 
 def cursor_at(place: object) -> str:

@@ -4,14 +4,19 @@ from collections.abc import Callable
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
 from msgspec import UNSET, Meta, UnsetType
 
 from app.admin.errors import (
+    CreatedBefore,
     CrossSite,
     FieldError,
+    GrantTaken,
+    IdempotencyKeyReused,
     InvalidFields,
     PreconditionFailed,
+    RuleUnknown,
     TooManyLogins,
     WrongMediaType,
 )
@@ -29,6 +34,7 @@ from domain.errors import (
     UnknownPath,
     UnsupportedEncoding,
 )
+from domain.option_rules import PolicyInvalid
 from domain.tenants import (
     ControlError,
     ExpiryPast,
@@ -62,17 +68,21 @@ NOT_FOUND: Final = Kind("not-found", 404, "There is no such thing.")
 METHOD_NOT_ALLOWED_KIND: Final = Kind("method-not-allowed", 405, "The path does not support this method.")
 BODY_TOO_SLOW: Final = Kind("body-too-slow", 408, "The body took too long to arrive.")
 CONFLICT: Final = Kind("conflict", 409, "The change contradicts what is there.")
+ALREADY_CREATED: Final = Kind("already-created", 409, "It was created before, and its secret is told once.")
 PRECONDITION_FAILED: Final = Kind("precondition-failed", 412, "It has changed since you read it.")
 BODY_TOO_LARGE: Final = Kind("body-too-large", 413, "The body is too large.")
 UNSUPPORTED_MEDIA_TYPE: Final = Kind("unsupported-media-type", 415, "The body must be plain JSON.")
+IDEMPOTENCY_KEY_REUSED: Final = Kind(
+    "idempotency-key-reused", 422, "The idempotency key belongs to another request."
+)
 TOO_MANY_LOGINS: Final = Kind("too-many-logins", 429, "Too many wrong keys came from your address.")
 INTERNAL_KIND: Final = Kind("internal", 500, "The gateway failed.")
 UNAVAILABLE_KIND: Final = Kind("unavailable", 503, "The gateway cannot do this at the moment.")
 
 KINDS: Final = (
     INVALID_REQUEST, UNAUTHENTICATED_KIND, CROSS_SITE, NOT_FOUND, METHOD_NOT_ALLOWED_KIND, BODY_TOO_SLOW,
-    CONFLICT, PRECONDITION_FAILED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, TOO_MANY_LOGINS, INTERNAL_KIND,
-    UNAVAILABLE_KIND,
+    CONFLICT, ALREADY_CREATED, PRECONDITION_FAILED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE,
+    IDEMPOTENCY_KEY_REUSED, TOO_MANY_LOGINS, INTERNAL_KIND, UNAVAILABLE_KIND,
 )  # fmt: skip
 
 
@@ -182,13 +192,29 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     WrongMediaType: _fixed(UNSUPPORTED_MEDIA_TYPE, "Send the body as 'Content-Type: application/json'."),
     TooManyLogins: _too_many_logins,
     TenantUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
-    KeyUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
-    GrantUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
+    # Without what was asked for: another tenant's key and none give the same bytes.
+    KeyUnknown: _fixed(NOT_FOUND, "The tenant has no key of this prefix or id."),
+    GrantUnknown: _fixed(NOT_FOUND, "There is no grant of this id here."),
+    RuleUnknown: _fixed(NOT_FOUND, "No rule stands here for this field; what is less specific decides."),
+    GrantTaken: lambda error: Told(CONFLICT, f"The grant {error.pattern!r} is there already."),
+    CreatedBefore: lambda error: Told(
+        ALREADY_CREATED,
+        "This request has created it before; Location says where it is. Whoever lost its secret revokes it and"
+        " creates another one.",
+        headers=((b"location", error.location.encode()),),
+    ),
+    IdempotencyKeyReused: _fixed(
+        IDEMPOTENCY_KEY_REUSED,
+        "This Idempotency-Key came with another request before. Choose a new one for each creation.",
+    ),
     SlugInvalid: _field("#/slug"),
     NameMissing: _field("#/name"),
     TimeZoneUnknown: _field("#/timeZone"),
     ExpiryPast: _field("#/expiresAt"),
-    PatternInvalid: lambda error: Told(INVALID_REQUEST, sentence(str(error))),
+    PatternInvalid: _field("#/pattern"),
+    PolicyInvalid: lambda error: _invalid(
+        (FieldError(sentence(str(error)), pointer=f"#/{error.part}" if error.part else "#"),)
+    ),
     LimitInvalid: lambda error: Told(INVALID_REQUEST, sentence(str(error))),
 }
 
@@ -220,9 +246,11 @@ def _of_framework(error: HTTPException) -> Told:
 
 
 def _parameter_error(found: dict[str, str]) -> FieldError:
-    """Return what the framework found wrong with a parameter, by its name as it stands in the URL."""
+    """Return what the framework found wrong with a parameter, by its name as it stands in the request."""
     head, *rest = found.get("key", "").split("_")
     name = head + "".join(part.title() for part in rest)
+    if found.get("source") == ParamType.HEADER:
+        name = "-".join(part.title() for part in (head, *rest))
     return FieldError(sentence(found["message"]), parameter=name)
 
 

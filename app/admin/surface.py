@@ -14,9 +14,17 @@ from litestar.params import QueryParameter
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
 from app.admin.errors import FieldError, InvalidFields
+from app.admin.grants import KeyGrantController, TenantGrantController
 from app.admin.keys import KeyController
+from app.admin.limits import KeyLimitController, TenantLimitController
 from app.admin.logins import Caller
 from app.admin.me import MeController
+from app.admin.policies import (
+    KeyGrantPolicyController,
+    KeyPolicyController,
+    TenantGrantPolicyController,
+    TenantPolicyController,
+)
 from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, told
 from app.admin.revocations import RevocationController
 from app.admin.tenants import TenantController
@@ -53,6 +61,14 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     MeController,
                     TenantController,
                     KeyController,
+                    TenantLimitController,
+                    KeyLimitController,
+                    TenantGrantController,
+                    KeyGrantController,
+                    TenantPolicyController,
+                    KeyPolicyController,
+                    TenantGrantPolicyController,
+                    KeyGrantPolicyController,
                     AuditController,
                     RevocationController,
                 ],

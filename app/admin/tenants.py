@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.admin import etags, paging
 from app.admin.contract import Answered, Asked, JsonBody, Moment, Name
 from app.admin.handed import Admin, By
+from app.admin.idempotency import Created, IdempotencyKey, Once
 from db.postgres import UnitOfWork
 from domain import tenants as domain
 from domain.tenants import TenantStatus
@@ -57,9 +58,7 @@ class TenantPage(Answered):
     """Tenants by slug."""
 
     items: tuple[Tenant, ...]
-    next_cursor: Annotated[
-        str | None, Meta(description="Asks for the page after this one; null: there is none.")
-    ]
+    next_cursor: paging.NextCursor
 
 
 class NewTenant(Asked):
@@ -116,20 +115,19 @@ class TenantController(Controller):
         summary="Create a tenant",
         dto=JsonBody[NewTenant],
         return_dto=None,
-        opt={"refuses": (409,), "etag": True},
+        opt={"refuses": (409, 422), "etag": True},
     )
     async def create_tenant(
-        self, data: Annotated[NewTenant, _NEW], admin: Admin, caller: By
+        self,
+        data: Annotated[NewTenant, _NEW],
+        admin: Admin,
+        caller: By,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response[Tenant]:
         """Answer the new tenant, which has no keys and no limits yet."""
+        once = Once(caller, idempotency_key, "/admin/v1/tenants", data)
         async with admin.database.unit_of_work(caller.actor) as work:
-            made = await work.tenants.create(
-                data.slug,
-                data.slug if data.name is UNSET else data.name,
-                time_zone=data.time_zone,
-                allow_all_models=data.allow_all_models,
-            )
-        return _answer(tenant_of(made), location=f"/admin/v1/tenants/{made.slug}")
+            return await once.create(work, lambda: _made(work, data))
 
     @get("/{slug:str}", operation_id="getTenant", summary="Get a tenant", opt={"etag": True})
     async def get_tenant(self, slug: SlugInPath, admin: Admin, caller: By) -> Response[Tenant]:
@@ -184,6 +182,15 @@ async def _changed(work: UnitOfWork, slug: str, change: TenantChange) -> domain.
     )
 
 
-def _answer(tenant: Tenant, *, location: str | None = None) -> Response[Tenant]:
-    headers = {"etag": etags.etag_of(tenant)}
-    return Response(tenant, headers=headers if location is None else headers | {"location": location})
+async def _made(work: UnitOfWork, wanted: NewTenant) -> Created[Tenant]:
+    made = await work.tenants.create(
+        wanted.slug,
+        wanted.slug if wanted.name is UNSET else wanted.name,
+        time_zone=wanted.time_zone,
+        allow_all_models=wanted.allow_all_models,
+    )
+    return Created(tenant_of(made), f"/admin/v1/tenants/{made.slug}")
+
+
+def _answer(tenant: Tenant) -> Response[Tenant]:
+    return Response(tenant, headers={"etag": etags.etag_of(tenant)})

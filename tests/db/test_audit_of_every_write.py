@@ -29,16 +29,18 @@ FIRST_KEY = FirstKey(prefix="nnga_00000000", pepper_id="p1", digest=bytes(32))
 READS = {
     *(Tenants.list, Tenants.get, Tenants.owner_of_key),
     *(Keys.list, Keys.get),
-    *(Grants.list, LimitLevels.list, LimitLevels.get, Policies.list),
+    *(Grants.list, Grants.get, LimitLevels.list, LimitLevels.get, LimitLevels.of_keys),
+    *(Policies.list, Policies.get),
 }
 
 
 class World:
     """A tenant `acme` that has one of everything, and a way to each repository in the unit of work of the moment."""
 
-    def __init__(self, peppers: PepperRing, tenant: Tenant, key: str) -> None:
+    def __init__(self, peppers: PepperRing, tenant: Tenant, key: str, grant: UUID) -> None:
         self.peppers = peppers
         self.key = key
+        self.grant = grant
         self._tenant_id = tenant.id
         self.uow: UnitOfWork
 
@@ -65,9 +67,11 @@ async def world(database: Database, peppers: PepperRing) -> World:
         tenant = await uow.tenants.create("acme", "Acme")
         key = (await uow.keys(tenant.id).create("laptop", peppers=peppers)).summary.prefix
         await uow.grants(tenant.id).allow("llama3", key=key)
+        await uow.grants(tenant.id).allow("llama3")
+        (grant,) = await uow.grants(tenant.id).list(below=False)
         await uow.limits(tenant.id).set({LimitKind.CONCURRENCY: 4}, key=key)
         await uow.policies(tenant.id).set("think", STRIP, key=key, pattern="llama3")
-    return World(peppers, tenant, key)
+    return World(peppers, tenant, key, grant.id)
 
 
 NEW, OLD, BOTH = (False, True), (True, False), (True, True)
@@ -97,6 +101,7 @@ WRITES: dict[Any, tuple[Write, list[tuple[str, tuple[bool, bool]]]]] = {
     Keys.revoke: (lambda w: w.keys.revoke(w.key), [("key.revoke", BOTH)]),
     Grants.allow: (lambda w: w.grants.allow("qwen3", key=w.key), [("grant.allow", NEW)]),
     Grants.disallow: (lambda w: w.grants.disallow("llama3", key=w.key), [("grant.disallow", OLD)]),
+    Grants.remove: (lambda w: w.grants.remove(w.grant), [("grant.disallow", OLD)]),
     LimitLevels.set: (
         lambda w: w.limits.set({LimitKind.CONCURRENCY: 5}, key=w.key),
         [("limits.set", BOTH)],

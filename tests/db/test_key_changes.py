@@ -49,6 +49,7 @@ async def news(engine: AsyncEngine) -> tuple[Revocation, ...]:
         (KeyChange(name=" desk "), {"name": "desk"}),
         (KeyChange(expires_at=LATER), {"expires_at": LATER}),
         (KeyChange(allowed_networks=()), {"allowed_networks": ()}),
+        (KeyChange(allow_all_models=True), {"allow_all_models": True}),
         (
             KeyChange(allowed_networks=(TEN, ip_network("2001:db8::/32"))),
             {"allowed_networks": ("10.0.0.0/8", "2001:db8::/32")},
@@ -64,7 +65,11 @@ async def test_what_is_named_changes_and_the_rest_stays(
 
 @pytest.mark.parametrize(
     "change",
-    [KeyChange(expires_at=LATER), KeyChange(allowed_networks=(ip_network("10.1.0.0/16"),))],
+    [
+        KeyChange(expires_at=LATER),
+        KeyChange(allowed_networks=(ip_network("10.1.0.0/16"),)),
+        KeyChange(allow_all_models=False),
+    ],
     ids=str,
 )
 async def test_narrowing_a_key_is_a_revocation(

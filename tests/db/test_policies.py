@@ -55,12 +55,13 @@ async def test_rules_are_listed_the_less_specific_first(
     uow: UnitOfWork, acme: Tenant, everywhere: IssuedKey
 ) -> None:
     key_id = everywhere.summary.id
+    grants = {grant.pattern: grant.id for grant in await uow.grants(acme.id).list()}
 
     assert await uow.policies(acme.id).list() == (
-        PolicySummary("num_predict", AT_MOST_50, None, None),
-        PolicySummary("keep_alive", A_WHILE, None, "llama3:latest"),
-        PolicySummary("think", STRIP, key_id, None),
-        PolicySummary("raw", REJECT, key_id, "qwen3:*"),
+        PolicySummary("num_predict", AT_MOST_50, None, None, None),
+        PolicySummary("keep_alive", A_WHILE, None, "llama3:latest", grants["llama3:latest"]),
+        PolicySummary("think", STRIP, key_id, None, None),
+        PolicySummary("raw", REJECT, key_id, "qwen3:*", grants["qwen3:*"]),
     )
 
 

@@ -96,6 +96,7 @@ def test_a_sensible_rule_is_read(field: str, rule: dict[str, Any]) -> None:
         ("use_mmap", {"action": "set", "value": 1}, "true or false"),
         ("template", {"action": "set", "value": ""}, "a text"),
         ("system", {"action": "set", "value": 1}, "a text"),
+        ("system", {"action": "set", "value": "a\0b"}, "a text without NUL"),
         ("think", {"action": "set", "value": "hard"}, "true, false or one of"),
         ("context", {"action": "set", "value": "x"}, "takes no 'set'"),
     ],

@@ -40,16 +40,26 @@ class Desk:
         """Ask for something."""
         return await self.client.get(API + path, params=parameters)
 
-    async def post(self, path: str, body: object = None, **parameters: Any) -> httpx.Response:
-        """Create or do something."""
+    async def post(
+        self, path: str, body: object = None, *, once: str | None = None, **parameters: Any
+    ) -> httpx.Response:
+        """Create or do something; a creation under the idempotency key `once`."""
+        headers = {} if once is None else {"Idempotency-Key": once}
         if body is None:
-            return await self.client.post(API + path, params=parameters)
-        return await self.client.post(API + path, params=parameters, json=body)
+            return await self.client.post(API + path, params=parameters, headers=headers)
+        return await self.client.post(API + path, params=parameters, headers=headers, json=body)
 
     async def patch(self, path: str, body: object, *, if_match: str | None = None) -> httpx.Response:
         """Change something."""
-        headers = {} if if_match is None else {"If-Match": if_match}
-        return await self.client.patch(API + path, json=body, headers=headers)
+        return await self.client.patch(API + path, json=body, headers=_matching(if_match))
+
+    async def put(self, path: str, body: object, *, if_match: str | None = None) -> httpx.Response:
+        """Set something."""
+        return await self.client.put(API + path, json=body, headers=_matching(if_match))
+
+    async def delete(self, path: str, *, if_match: str | None = None) -> httpx.Response:
+        """Take something away."""
+        return await self.client.delete(API + path, headers=_matching(if_match))
 
     async def raw(self, method: str, path: str, body: bytes, **headers: str) -> httpx.Response:
         """Send exact bytes, as JSON unless another type is given."""
@@ -86,6 +96,10 @@ class Desk:
         reply = await self.post(f"/tenants/{slug}/keys", {"name": name, **fields})
         assert reply.status_code == httpx.codes.CREATED, reply.text
         return dict(reply.json())
+
+
+def _matching(if_match: str | None) -> dict[str, str]:
+    return {} if if_match is None else {"If-Match": if_match}
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:

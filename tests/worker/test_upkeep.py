@@ -161,3 +161,20 @@ async def test_expired_keys_are_announced_once_and_named(
 
     assert runs == [1, 0]
     assert [(log["event"], log["key_ids"]) for log in logs] == [("keys_expired", [str(ONE)])]
+
+
+async def test_creations_are_forgotten_after_a_day(
+    retention: Retention, roll_ups: UsageRollUps, sql: asyncpg.Connection
+) -> None:
+    for name, age in (("old", "25 hours"), ("young", "23 hours")):
+        await sql.execute(
+            "INSERT INTO remembered_creations (asker, idempotency_key, fingerprint, at)"
+            " VALUES (gen_random_uuid(), $1, sha256(''), now() - $2::text::interval)",
+            name,
+            age,
+        )
+
+    for _ in range(2):
+        await prune(retention, roll_ups, keep_months=None)
+
+        assert await sql.fetchval("SELECT array_agg(idempotency_key) FROM remembered_creations") == ["young"]

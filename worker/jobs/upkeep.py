@@ -15,6 +15,9 @@ from domain.values import KeyId
 # A process that slept for longer finds a gap in the numbers and drops its caches whole.
 KEEP_REVOCATIONS: Final = timedelta(days=30)
 
+# Whoever sends a creation again does so within minutes; between two runs they are remembered for longer.
+KEEP_CREATIONS: Final = timedelta(days=1)
+
 # Each try waits for the table itself, so there is no pause between them.
 _TRIES: Final = 5
 
@@ -55,6 +58,9 @@ async def prune(retention: Retention, roll_ups: UsageRollUps, *, keep_months: in
     deleted = await retention.delete_revocations(KEEP_REVOCATIONS)
     if deleted:
         _log.info("revocations_pruned", rows=deleted)
+    forgotten = await retention.forget_creations(KEEP_CREATIONS)
+    if forgotten:
+        _log.info("creations_forgotten", rows=forgotten)
     expired = () if keep_months is None else await retention.expired_months(keep_months)
     return tuple([month for month in expired if await _drop(month, retention, roll_ups)])
 
