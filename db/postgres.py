@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import NullPool
 
 from db.audit import AuditLog
+from db.backend_states import BackendStates
 from db.grants import Grants
 from db.keys import Keys
 from db.limits import LimitLevels
@@ -103,6 +104,7 @@ class UnitOfWork:
         self._session = session
         self.audit = AuditLog(session, actor)
         self.tenants = Tenants(session, self.audit)
+        self.backends = BackendStates(session, self.audit)
         self.revocations = RevocationHistory(session)
         self.usage_repairs = UsageRepairs(session, self.audit)
 

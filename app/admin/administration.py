@@ -7,9 +7,11 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from app.admin.failed_logins import FailedLogins
+from app.admin.fleet import Fleet
 from app.admin.login_budget import LoginBudget
 from app.admin.logins import Logins
 from app.gateway.body import Bodies
+from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
 from app.gateway.key_uses import KeyUses
 from app.metrics import Metrics
@@ -45,6 +47,7 @@ class Administration:
         logins: Logins,
         bodies: Bodies,
         peppers: PepperRing,
+        fleet: Fleet,
         followers: tuple[Follower, ...],
     ) -> None:
         """`redis` is a patient client; `followers` have to run while requests are served."""
@@ -52,6 +55,7 @@ class Administration:
         self.logins: Final = logins
         self.bodies: Final = bodies
         self.peppers: Final = peppers
+        self.fleet: Final = fleet
         self.followers: Final = followers
         self.audit: Final = AuditTrail(database.engine)
         self.revocations: Final = Revocations(database.engine)
@@ -74,6 +78,7 @@ async def running_administration(
     peppers: PepperRing,
     key_uses: KeyUses,
     proxies: TrustedProxies,
+    catalogue: Catalogue,
     metrics: Metrics,
     patient: Redis,
     scripts: MultiplexedRedis,
@@ -108,5 +113,6 @@ async def running_administration(
             ),
             bodies=bodies,
             peppers=peppers,
+            fleet=Fleet(settings.backends(), catalogue=catalogue, redis=patient),
             followers=(failed.keep_writing, failed.keep_folding, bodies.sweep),
         )

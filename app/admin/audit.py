@@ -75,9 +75,7 @@ class AuditPage(Answered):
     """Events, newest first."""
 
     items: tuple[AuditEvent, ...]
-    next_cursor: Annotated[
-        str | None, Meta(description="Asks for the page after this one; null: there is none.")
-    ]
+    next_cursor: paging.NextCursor
 
 
 class AuditController(Controller):

@@ -57,6 +57,11 @@ TAGS: Final = (
     {"name": "keys", "description": "Admin API: what a tenant's callers prove themselves with."},
     {"name": "audit", "description": "Admin API: who changed what, and who failed to log in."},
     {"name": "revocations", "description": "Admin API: how far each process follows what was revoked."},
+    {
+        "name": "backends",
+        "description": "Admin API: the Ollama servers, their live state, and their service.",
+    },
+    {"name": "models", "description": "Admin API: which backend hosts what."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "adminBearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer nnga_..."},

@@ -6,6 +6,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 from litestar.params import QueryParameter
+from msgspec import Meta
 
 from app.admin.errors import InvalidFields
 
@@ -27,6 +28,8 @@ Cursor = Annotated[
         description="Where to go on: `nextCursor` of the page before. Its content is nobody's business.",
     ),
 ]
+
+NextCursor = Annotated[str | None, Meta(description="Asks for the page after this one; null: there is none.")]
 
 
 def cursor_at(place: object) -> str:

@@ -17,6 +17,7 @@ from app.admin.errors import (
 )
 from app.problems import INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNKNOWN_PATH, Headers
 from db.postgres import is_outage
+from domain.drains import BackendUnknown, ReasonMissing
 from domain.errors import (
     BadRequest,
     BodyTooLarge,
@@ -184,6 +185,8 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     TenantUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
     KeyUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
     GrantUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
+    BackendUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
+    ReasonMissing: _field("#/reason"),
     SlugInvalid: _field("#/slug"),
     NameMissing: _field("#/name"),
     TimeZoneUnknown: _field("#/timeZone"),

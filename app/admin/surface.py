@@ -13,10 +13,12 @@ from litestar.params import QueryParameter
 
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
+from app.admin.backends import BackendController
 from app.admin.errors import FieldError, InvalidFields
 from app.admin.keys import KeyController
 from app.admin.logins import Caller
 from app.admin.me import MeController
+from app.admin.models import ModelController
 from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, told
 from app.admin.revocations import RevocationController
 from app.admin.tenants import TenantController
@@ -55,6 +57,8 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     KeyController,
                     AuditController,
                     RevocationController,
+                    BackendController,
+                    ModelController,
                 ],
                 dependencies={
                     "admin": Provide(admin, sync_to_thread=False),

@@ -57,9 +57,7 @@ class TenantPage(Answered):
     """Tenants by slug."""
 
     items: tuple[Tenant, ...]
-    next_cursor: Annotated[
-        str | None, Meta(description="Asks for the page after this one; null: there is none.")
-    ]
+    next_cursor: paging.NextCursor
 
 
 class NewTenant(Asked):

@@ -17,7 +17,8 @@ from tests.support.ledger_records import DAY, record
 from tests.support.servers import Databases
 
 TABLES = [
-    *("api_keys", "audit_events", "key_limits", "model_grants", "revocations", "tenant_limits", "tenants"),
+    *("api_keys", "audit_events", "backend_states", "key_limits", "model_grants", "revocations"),
+    *("tenant_limits", "tenants"),
     *("usage_daily", "usage_hourly", "usage_pruned_months", "usage_records", "usage_touched_hours"),
 ]
 BROKEN = """
@@ -154,15 +155,23 @@ async def test_downgrading_leaves_nothing_of_ours(empty_database_url: str, postg
     assert left == "alembic_version"
 
 
-async def test_undoing_the_sums_of_usage_leaves_the_schema_before_them(
-    empty_database_url: str, postgres: Databases, scripts: Path
+def forget(scripts: Path, revision: str) -> None:
+    """Take a migration away, and all that come after it."""
+    for script in (scripts / "versions").glob("*.py"):
+        if script.name >= revision:
+            script.unlink()
+
+
+@pytest.mark.parametrize(("before", "revision"), [("0001", "0002"), ("0002", "0003")])
+async def test_undoing_a_migration_leaves_the_schema_before_it(
+    empty_database_url: str, postgres: Databases, scripts: Path, before: str, revision: str
 ) -> None:
-    (scripts / "versions" / "0002_roll_ups.py").unlink()
+    forget(scripts, revision)
     await migrate.upgrade(empty_database_url, scripts=scripts)
     never_upgraded = postgres.execute(SCHEMA, url=empty_database_url)
     await migrate.upgrade(empty_database_url)
     upgraded = postgres.execute(SCHEMA, url=empty_database_url)
-    await migrate.downgrade(empty_database_url, "0001")
+    await migrate.downgrade(empty_database_url, before)
 
     assert never_upgraded != upgraded
     assert postgres.execute(SCHEMA, url=empty_database_url) == never_upgraded
@@ -170,7 +179,7 @@ async def test_undoing_the_sums_of_usage_leaves_the_schema_before_them(
 
 async def test_usage_written_before_there_were_sums_is_summed(empty_database_url: str, scripts: Path) -> None:
     """The release before this one writes on while and after the database is upgraded."""
-    (scripts / "versions" / "0002_roll_ups.py").unlink()
+    forget(scripts, "0002")
     await migrate.upgrade(empty_database_url, scripts=scripts)
     engine = create_engine(empty_database_url, application_name="test")
     rows, roll_ups = UsageRows(engine), UsageRollUps(engine)
