@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.admin.failed_logins import FailedLogins
 from app.admin.fleet import Fleet
@@ -23,6 +24,8 @@ from db.redis.multiplex import MultiplexedRedis
 from db.redis.revocation_channel import announced, seen_by
 from db.refused_keys import RefusedKeys
 from db.revocations import Revocations
+from db.usage import UsageRows
+from db.usage_rows import LedgerRows
 from domain.keys import PepperRing
 from domain.ports import KeyStore
 
@@ -32,6 +35,9 @@ MAX_BUFFERED_BYTES: Final = 32 * MAX_BODY_BYTES
 """Far more than any request here has reason to hold."""
 POOL_SIZE: Final = 3
 """Connections of its own, so that no operator's report can keep a tenant's key waiting."""
+REPORT_POOL_SIZE: Final = 2
+REPORT_STATEMENT_S: Final = 30.0
+"""What is read from the ledger may take longer than any change, and has connections of its own again."""
 
 Follower = Callable[[], Coroutine[Any, Any, None]]
 
@@ -48,14 +54,20 @@ class Administration:
         bodies: Bodies,
         peppers: PepperRing,
         fleet: Fleet,
+        reports: AsyncEngine,
         followers: tuple[Follower, ...],
     ) -> None:
-        """`redis` is a patient client; `followers` have to run while requests are served."""
+        """`redis` is a patient client, `reports` patient with long statements.
+
+        `followers` have to run while requests are served.
+        """
         self.database: Final = database
         self.logins: Final = logins
         self.bodies: Final = bodies
         self.peppers: Final = peppers
         self.fleet: Final = fleet
+        self.usage: Final = UsageRows(reports)
+        self.ledger: Final = LedgerRows(reports)
         self.followers: Final = followers
         self.audit: Final = AuditTrail(database.engine)
         self.revocations: Final = Revocations(database.engine)
@@ -92,6 +104,13 @@ async def running_administration(
             statement_timeout_s=settings.postgres_timeout_s,
         )
         stack.push_async_callback(engine.dispose)
+        reports = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway reports",
+            pool_size=REPORT_POOL_SIZE,
+            statement_timeout_s=REPORT_STATEMENT_S,
+        )
+        stack.push_async_callback(reports.dispose)
         database = Database(engine)
         failed = FailedLogins(database, find=RefusedKeys(engine).find_by_digest, metrics=metrics)
         stack.push_async_callback(failed.finish)
@@ -114,5 +133,6 @@ async def running_administration(
             bodies=bodies,
             peppers=peppers,
             fleet=Fleet(settings.backends(), catalogue=catalogue, redis=patient),
+            reports=reports,
             followers=(failed.keep_writing, failed.keep_folding, bodies.sweep),
         )

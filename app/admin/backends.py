@@ -12,6 +12,7 @@ from app.admin import paging
 from app.admin.contract import PRINTABLE, Answered, Asked, JsonBody, Moment
 from app.admin.fleet import Fleet, Seen
 from app.admin.handed import Admin, By
+from app.cursors import cursor_at
 from domain.backends import BackendSpec
 from domain.drains import MAX_REASON_CHARS, Drain
 from domain.model_table import BackendCondition, BackendState
@@ -141,7 +142,7 @@ class BackendController(Controller):
         past = first + len(specs)
         return BackendPage(
             items=tuple(_backend(spec, fleet, drains, seen) for spec in specs),
-            next_cursor=paging.cursor_at(past) if past < len(fleet.specs) else None,
+            next_cursor=cursor_at(past) if past < len(fleet.specs) else None,
             table_written_at=fleet.written_at(),
             processes=seen.processes,
         )

@@ -11,6 +11,7 @@ from app.admin.backends import Condition, CoolingIn, PolledAt, TableWrittenAt, V
 from app.admin.contract import Answered
 from app.admin.fleet import Seen
 from app.admin.handed import Admin
+from app.cursors import cursor_at
 from domain.model_table import BackendCondition, BackendState, HostedModel
 
 _LISTED = frozenset({BackendCondition.OK, BackendCondition.STALE})
@@ -78,7 +79,7 @@ class ModelController(Controller):
         seen = await admin.fleet.seen()
         return ModelPage(
             items=tuple(_model(name, hosts[name], seen) for name in names[:limit]),
-            next_cursor=paging.cursor_at(names[limit - 1]) if len(names) > limit else None,
+            next_cursor=cursor_at(names[limit - 1]) if len(names) > limit else None,
             table_written_at=admin.fleet.written_at(),
         )
 

@@ -62,6 +62,7 @@ TAGS: Final = (
         "description": "Admin API: the Ollama servers, their live state, and their service.",
     },
     {"name": "models", "description": "Admin API: which backend hosts what."},
+    {"name": "usage", "description": "Admin API: the ledger as rows, as sums and as a file."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "adminBearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer nnga_..."},
@@ -133,6 +134,9 @@ def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
 def _contracts(handler: HTTPRouteHandler) -> Iterator[type[msgspec.Struct]]:
     signature = handler.parsed_fn_signature
     answer = signature.return_type
+    if "lines" in handler.opt:
+        yield from (kind for kind in handler.opt["lines"].values() if kind is not None)
+        return
     yield answer.inner_types[0].annotation if answer.is_subclass_of(Response) else answer.annotation
     if "data" in signature.parameters:
         yield signature.parameters["data"].annotation
@@ -159,7 +163,7 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
         good: {
             "description": "The answer.",
             "headers": _headers(handler, good),
-            "content": found["responses"][good]["content"],
+            "content": _lines(handler) or found["responses"][good]["content"],
         },
         **{
             str(status): {"$ref": f"#/components/responses/{_BY_STATUS[status]}"}
@@ -167,6 +171,16 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
         },
     }
     return operation
+
+
+def _lines(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """Return the media types of an answer that is made of lines, each with the schema of one line."""
+    return {
+        media_type: {
+            "schema": {"type": "string"} if kind is None else {"$ref": _SCHEMAS.format(name=kind.__name__)}
+        }
+        for media_type, kind in handler.opt.get("lines", {}).items()
+    }
 
 
 def _parameter(found: dict[str, Any]) -> dict[str, Any]:

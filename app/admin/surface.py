@@ -22,6 +22,7 @@ from app.admin.models import ModelController
 from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, told
 from app.admin.revocations import RevocationController
 from app.admin.tenants import TenantController
+from app.admin.usage import UsageController
 
 ROOT: Final = "/admin/v1"
 
@@ -59,6 +60,7 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     RevocationController,
                     BackendController,
                     ModelController,
+                    UsageController,
                 ],
                 dependencies={
                     "admin": Provide(admin, sync_to_thread=False),
