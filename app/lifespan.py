@@ -1,6 +1,7 @@
 """What lives as long as an app process: opened in order, drained first, closed in reverse."""
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -19,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from app.admin.administration import Administration, running_administration
 from app.entrance import Entrance
+from app.gateway.backend_reports import BackendReports
 from app.gateway.body import Bodies
 from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
@@ -44,6 +46,7 @@ from app.metrics import Metrics
 from app.settings import AppSettings, Surface
 from db.key_lookup import KeyLookup
 from db.postgres import create_engine
+from db.redis.backend_board import BackendBoard
 from db.redis.connection import connect_hot, connect_patient, own_channel
 from db.redis.key_cache import RedisKeyCache
 from db.redis.limit_recounts import LimitRecounts
@@ -80,16 +83,12 @@ async def running_gateway(
     async with AsyncExitStack() as stack:
         stores = _open_stores(settings, stack)
         engine, hot, patient, queue = stores.engine, stores.hot, stores.patient, stores.queue
-
-        async def ask_to_account() -> None:
-            await queue.order(USAGE_ACCOUNT)
-
         adopted = AdoptedRecords()
         ledger = await stack.enter_async_context(
             running_ledger(
                 settings.journal_dir,
                 stream=HolderStream(patient, max_records=settings.usage_stream_max_records),
-                enqueue=ask_to_account,
+                enqueue=functools.partial(queue.order, USAGE_ACCOUNT),
                 size=JournalSize.for_ring(settings.journal_bytes),
                 on_adopted=adopted.settle,
             )
@@ -112,6 +111,7 @@ async def running_gateway(
             reader=ModelTableReader(hot, subscriber=patient),
             config_digests={backend.name: config_digest(backend) for backend in settings.backends()},
             cooldown=cooldown,
+            on_table=lambda _: backend_reports.changed(),
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s, heartbeat_s=settings.heartbeat_s)
@@ -122,6 +122,12 @@ async def running_gateway(
         )
         early_poll = EarlyPoll(queue)
         process_id = _process_name()
+        backend_reports = BackendReports(
+            BackendBoard(patient, process_id=process_id),
+            upstreams=upstreams,
+            catalogue=catalogue,
+            cooldown=cooldown,
+        )
         processes = LiveProcesses(process_id, seen=lambda: seen_by(patient))
         limiter = _limiter(stores, ledger, processes=processes, metrics=metrics)
         stack.push_async_callback(limiter.aclose)
@@ -130,6 +136,7 @@ async def running_gateway(
             settings,
             stores,
             processes=processes,
+            catalogue=catalogue,
             cooldown=cooldown,
             exchanges=exchanges,
             metrics=metrics,
@@ -173,6 +180,7 @@ async def running_gateway(
                     peppers=peppers,
                     key_uses=key_uses,
                     proxies=proxies,
+                    catalogue=catalogue,
                     metrics=metrics,
                     patient=patient,
                     scripts=stores.scripts,
@@ -186,6 +194,7 @@ async def running_gateway(
             processes.follow,
             catalogue.follow,
             catalogue.listen,
+            backend_reports.run,
             proxies.follow_names,
             exchanges.watch,
             bodies.sweep,
@@ -254,6 +263,7 @@ def _places(
     stores: _Stores,
     *,
     processes: LiveProcesses,
+    catalogue: Catalogue,
     cooldown: Cooldown,
     exchanges: Exchanges,
     metrics: Metrics,
@@ -266,6 +276,7 @@ def _places(
         longest_wait_s=settings.queue_longest_wait_s,
         processes=processes,
         cooling=cooldown.cooling,
+        drained=lambda: catalogue.index.drained,
         draining=lambda: exchanges.draining,
         metrics=metrics,
     )

@@ -81,7 +81,13 @@ def create_app(settings: AppSettings) -> ASGIApp:
     )
     prefixes: dict[str, ASGIApp] = {prefix: endpoint.answer for prefix, endpoint in below.items()}
     if Surface.ADMIN in settings.surfaces:
-        door = AdminDoor(admin_service(admin.within), admin.within, metrics=metrics, access_log=access_log)
+        door = AdminDoor(
+            admin_service(admin.within),
+            admin.within,
+            metrics=metrics,
+            access_log=access_log,
+            write_timeout_s=settings.write_timeout_s,
+        )
         prefixes[ADMIN_PREFIX] = door.answer
     served: ASGIApp = Gate(
         service,

@@ -65,7 +65,8 @@ class Metrics:
             registry=self.registry, buckets=_SECONDS,
         )  # fmt: skip
         self.line_refusals = Counter(
-            "nng_line_refusals", "Requests refused because no place came free: full, too_long, outage, fault.",
+            "nng_line_refusals",
+            "Requests refused because no place came free: full, too_long, drained, outage, fault.",
             ["reason"], registry=self.registry,
         )  # fmt: skip
         self.places_in_use = Gauge(
@@ -78,6 +79,10 @@ class Metrics:
         )  # fmt: skip
         self.backend_up = Gauge(
             "nng_backend_up", "1 if the last poll of the backend succeeded.", ["backend"],
+            registry=self.registry, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.backend_drained = Gauge(
+            "nng_backend_drained", "1 while the backend is drained by an operator.", ["backend"],
             registry=self.registry, multiprocess_mode="livemostrecent",
         )  # fmt: skip
         self.model_table_age = Gauge(

@@ -26,8 +26,9 @@ from db.usage import UsageRows
 from db.usage_report import NO_JIT, report_statement, report_values
 from db.usage_roll_ups import UsageRollUps
 from domain.usage import Admission, Durations, Settlement, UsageOutcome, UsageRecord
+from domain.usage_buckets import buckets
 from domain.usage_report import UsageGroup, UsageReport
-from domain.usage_spans import DAY, HOUR, cover, first_of_month
+from domain.usage_spans import DAY, HOUR, Span, first_of_month
 from domain.values import ApiFamily, KeyId, RequestId, TenantId
 from tests.support.other_postgres import OLDEST, installed, running_other_postgres
 from tests.support.servers import running_postgres
@@ -234,8 +235,8 @@ async def explain(engine: AsyncEngine) -> None:
     since, until = END - timedelta(days=30, minutes=17), END - timedelta(minutes=4)
     every_hour = [since.replace(minute=0) + hour * HOUR for hour in range(31 * 24)]
     for title, touched in (("sums", []), ("rows", every_hour)):
-        values = report_values(cover(since, until, touched))
-        statement = report_statement(UsageGroup.TENANT, of_one_tenant=False)
+        values = report_values(buckets(Span(since, until), None, "UTC"), touched)
+        statement = report_statement((UsageGroup.TENANT,))
         async with engine.connect() as connection:
             await connection.execute(NO_JIT)
             plan = await connection.execute(

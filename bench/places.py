@@ -55,6 +55,7 @@ def made(redis: MultiplexedRedis, url: str, *, cap: int) -> Places:
         longest_wait_s=60,
         processes=LiveProcesses("bench", seen=_nobody),
         cooling=tuple,
+        drained=tuple,
         draining=lambda: False,
         metrics=Metrics(),
     )

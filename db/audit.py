@@ -18,7 +18,7 @@ class AuditLog:
 
     def __init__(self, session: AsyncSession, actor: Actor) -> None:
         self._session = session
-        self._actor = actor
+        self.actor = actor
 
     async def append(
         self,
@@ -39,15 +39,15 @@ class AuditLog:
         before, after
             The value on either side; never anything that holds a secret or a digest.
         """
-        address = self._actor.address
+        address = self.actor.address
         await self._session.execute(
             insert(AuditEventTable).values(
-                actor=self._actor.name,
+                actor=self.actor.name,
                 action=action,
                 subject=subject,
                 before=_plain(before),
                 after=_plain(after),
-                request_id=self._actor.request_id,
+                request_id=self.actor.request_id,
                 address=None if address is None else ip_address(address),
             )
         )

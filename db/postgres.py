@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import NullPool
 
 from db.audit import AuditLog
+from db.backend_states import BackendStates
 from db.creations import Creations
 from db.grants import Grants
 from db.keys import Keys
@@ -105,6 +106,7 @@ class UnitOfWork:
         self.audit = AuditLog(session, actor)
         self.tenants = Tenants(session, self.audit)
         self.creations = Creations(session)
+        self.backends = BackendStates(session, self.audit)
         self.revocations = RevocationHistory(session)
         self.usage_repairs = UsageRepairs(session, self.audit)
 

@@ -293,6 +293,22 @@ class UsagePrunedMonthTable(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class BackendStateTable(Base):
+    """What an operator last decided about a backend, by its name in the settings. A trigger tells the worker."""
+
+    __tablename__ = "backend_states"
+    __table_args__ = (
+        CheckConstraint("name <> ''", "name_present"),
+        CheckConstraint("NOT drained OR reason <> ''", "reason_present"),
+        CheckConstraint("changed_by <> ''", "changed_by_present"),
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    drained: Mapped[bool]
+    reason: Mapped[str]
+    changed_by: Mapped[str]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class AuditEventTable(_Identified):
     """Who changed what. The database refuses to change or remove a row."""
 

@@ -9,9 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db.usage_report import read_report, read_spent
+from db.usage_report import read_report, read_spent, read_sums
 from domain.usage import UsageOutcome, UsageRecord
-from domain.usage_report import UsageGroup, UsageReport
+from domain.usage_report import UsageGroup, UsageReport, UsageSums
+from domain.usage_rows import UsageFilter
 from domain.values import KeyId, RequestId, TenantId
 
 _COLUMNS: Final = """
@@ -61,7 +62,13 @@ class UsageRows:
             await connection.execute(_MAKE_MONTHS, {"months": list(months)})
 
     async def summary(
-        self, group_by: UsageGroup, *, since: datetime, until: datetime, tenant_id: TenantId | None = None
+        self,
+        group_by: UsageGroup,
+        *,
+        since: datetime,
+        until: datetime,
+        tenant_id: TenantId | None = None,
+        time_zone: str = "UTC",
     ) -> UsageReport:
         """Return the sums over requests admitted from `since` up to, not including, `until`.
 
@@ -71,8 +78,29 @@ class UsageRows:
             What one line stands for.
         tenant_id
             Whose requests; None means everybody's, which is for operators.
+        time_zone
+            Whose days and months, as an IANA name.
         """
-        return await read_report(self._engine, group_by, since=since, until=until, tenant_id=tenant_id)
+        return await read_report(
+            self._engine, group_by, since=since, until=until, tenant_id=tenant_id, time_zone=time_zone
+        )
+
+    async def sums(
+        self,
+        by: Sequence[UsageGroup],
+        wanted: UsageFilter,
+        *,
+        time_zone: str = "UTC",
+        at_most: int | None = None,
+    ) -> UsageSums:
+        """Return the sums over the requests that a filter names, by any of the groups, as `read_sums` does.
+
+        Raises
+        ------
+        TooManySums
+            There are more lines than `at_most`.
+        """
+        return await read_sums(self._engine, by, wanted, time_zone=time_zone, at_most=at_most)
 
     async def spent(
         self, tenant_id: TenantId, *, since: Collection[datetime], without: Collection[RequestId] = ()

@@ -13,6 +13,7 @@ from db.usage_report import snapshot, sums_of
 from db.usage_sums import KEYS, KEYS_OF_ROWS, SUMS, SUMS_OF_ROWS, SUMS_OF_SUMS
 from domain.usage import UsageOutcome
 from domain.usage_report import UsageGroup
+from domain.usage_rows import UsageFilter
 from domain.usage_spans import first_of_month
 from domain.values import KeyId, RequestId, TenantId
 
@@ -202,8 +203,8 @@ async def tokens_between(
     """Return the tokens of a tenant's requests admitted from `since` up to, not including, `until`, by key."""
     if since >= until:
         return {}
-    found = await sums_of(connection, UsageGroup.KEY, since=since, until=until, tenant_id=tenant_id)
-    return {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
+    found = await sums_of(connection, (UsageGroup.KEY,), UsageFilter(since, until, tenant_id))
+    return {KeyId(row.key): row.tokens_in + row.tokens_out for row in found if not row.is_total}
 
 
 def _difference(unit: SumUnit, row: Row[Any]) -> SumDifference:

@@ -4,7 +4,8 @@ A report is the same whether the sums exist or not; they only make it quick. Onc
 an hour that the report's ends cut through counts for nothing: no row is left to tell on which side it fell.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -13,30 +14,44 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.usage_sums import SUMS_OF_ROWS, SUMS_OF_SUMS
-from domain.usage_report import UsageGroup, UsageReport, UsageSum
-from domain.usage_spans import Cover, Span, cover
+from domain.usage_buckets import Bucket, buckets, count_bound
+from domain.usage_report import (
+    TIME_UNITS,
+    GroupedSum,
+    TooManySums,
+    UsageCounts,
+    UsageGroup,
+    UsageReport,
+    UsageSum,
+    UsageSums,
+)
+from domain.usage_rows import UsageFilter
+from domain.usage_spans import HOUR, Span, cover
 from domain.values import KeyId, RequestId, TenantId
 
 _LABELS: Final = {
-    UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.subject), s.subject::text)",
-    UsageGroup.KEY: "COALESCE((SELECT k.prefix FROM api_keys AS k WHERE k.id = s.subject), s.subject::text)",
-    UsageGroup.MODEL: "s.subject",
-    UsageGroup.DAY: "s.subject::text",
-    UsageGroup.BACKEND: "s.subject",
-    UsageGroup.OUTCOME: "s.subject::text",
+    UsageGroup.TENANT: "COALESCE((SELECT t.slug FROM tenants AS t WHERE t.id = s.tenant), s.tenant::text)",
+    UsageGroup.KEY: "COALESCE((SELECT k.prefix FROM api_keys AS k WHERE k.id = s.key), s.key::text)",
+    UsageGroup.MODEL: "s.model",
+    UsageGroup.BACKEND: "s.backend",
+    UsageGroup.OUTCOME: "s.outcome::text",
+    **dict.fromkeys(TIME_UNITS, "s.bucket"),
 }
-# Of rows, of sums by hour, of sums by day.
+# Of rows `u`, and of sums `s`.
 _SUBJECTS: Final = {
-    UsageGroup.TENANT: ("u.tenant_id", "s.tenant_id", "s.tenant_id"),
-    UsageGroup.KEY: ("u.key_id", "s.key_id", "s.key_id"),
-    UsageGroup.MODEL: ("u.model", "s.model", "s.model"),
-    UsageGroup.DAY: (
-        "(u.started_at AT TIME ZONE 'UTC')::date",
-        "(s.hour AT TIME ZONE 'UTC')::date",
-        "s.day",
-    ),
-    UsageGroup.BACKEND: ("COALESCE(u.backend, '')", "s.backend", "s.backend"),
-    UsageGroup.OUTCOME: ("u.outcome", "s.outcome", "s.outcome"),
+    UsageGroup.TENANT: ("u.tenant_id", "s.tenant_id"),
+    UsageGroup.KEY: ("u.key_id", "s.key_id"),
+    UsageGroup.MODEL: ("u.model", "s.model"),
+    UsageGroup.BACKEND: ("COALESCE(u.backend, '')", "s.backend"),
+    UsageGroup.OUTCOME: ("u.outcome", "s.outcome"),
+}
+# Fields of a filter: the thing they name, and the type of their parameter.
+_FILTERS: Final = {
+    "tenant_id": (UsageGroup.TENANT, "uuid"),
+    "key_id": (UsageGroup.KEY, "uuid"),
+    "model": (UsageGroup.MODEL, "text"),
+    "backend": (UsageGroup.BACKEND, "text"),
+    "outcome": (UsageGroup.OUTCOME, "usage_outcome"),
 }
 _LONGEST_PERIOD: Final = timedelta(days=62)
 # The server takes months that it will not read for costly and compiles: most of a second, for milliseconds of work.
@@ -44,6 +59,15 @@ NO_JIT: Final = text("SET LOCAL jit = off")
 _TOUCHED: Final = text("""
     SELECT DISTINCT hour FROM usage_touched_hours
     WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < :until
+""")
+# Where the ledger begins and ends: by whole months of rows, and by days of sums, which outlive them.
+_EXTENT: Final = text("""
+    SELECT LEAST((SELECT min(period) FROM usage_records), (SELECT min(day) FROM usage_daily))::timestamp
+               AT TIME ZONE 'UTC' AS first,
+        GREATEST(
+            (SELECT max(period) FROM usage_records) + interval '1 month',
+            (SELECT max(day) FROM usage_daily) + interval '1 day'
+        ) AT TIME ZONE 'UTC' AS past
 """)
 _SPENT_BY: Final = text("""
     SELECT u.key_id, sum(u.tokens_in + u.tokens_out)::bigint AS tokens
@@ -62,6 +86,7 @@ async def read_report(
     since: datetime,
     until: datetime,
     tenant_id: TenantId | None = None,
+    time_zone: str = "UTC",
 ) -> UsageReport:
     """Return the sums over requests admitted from `since` up to, not including, `until`.
 
@@ -71,11 +96,48 @@ async def read_report(
         What one line stands for.
     tenant_id
         Whose requests; None means everybody's, which is for operators.
+    time_zone
+        Whose days and months.
+    """
+    found = await read_sums(engine, (group_by,), UsageFilter(since, until, tenant_id), time_zone=time_zone)
+    lines = [UsageSum(label=line.labels[0], **_counts(line)) for line in found.lines]
+    return UsageReport(tuple(lines), UsageSum(label="total", **_counts(found.total)))
+
+
+async def read_sums(
+    engine: AsyncEngine,
+    by: Sequence[UsageGroup],
+    wanted: UsageFilter,
+    *,
+    time_zone: str = "UTC",
+    at_most: int | None = None,
+) -> UsageSums:
+    """Return the sums over the requests that a filter names.
+
+    Parameters
+    ----------
+    by
+        What one line stands for: any of the groups, of `TIME_UNITS` one at most.
+    wanted
+        Which requests count.
+    time_zone
+        Whose days and months.
+    at_most
+        How many lines may come.
+
+    Raises
+    ------
+    TooManySums
+        There are more.
     """
     async with snapshot(engine) as connection:
-        found = await sums_of(connection, group_by, since=since, until=until, tenant_id=tenant_id)
-    *lines, total = (_line(row) for row in found)
-    return UsageReport(tuple(lines), total)
+        total, *lines = await sums_of(connection, by, wanted, time_zone=time_zone, at_most=at_most)
+    if at_most is not None and len(lines) > at_most:
+        raise TooManySums
+    return UsageSums(
+        tuple(GroupedSum(labels=_labels(row, by), **_counts(row)) for row in lines) if by else (),
+        UsageCounts(**_counts(total)),
+    )
 
 
 async def read_spent(
@@ -101,8 +163,8 @@ async def read_spent(
         for moment in set(since):
             # An end well beyond now: app processes may stamp admissions with clocks that are ahead of anybody's.
             until = moment + _LONGEST_PERIOD
-            found = await sums_of(connection, UsageGroup.KEY, since=moment, until=until, tenant_id=tenant_id)
-            by_key = {KeyId(row.subject): row.tokens_in + row.tokens_out for row in found if not row.is_total}
+            found = await sums_of(connection, (UsageGroup.KEY,), UsageFilter(moment, until, tenant_id))
+            by_key = {KeyId(row.key): row.tokens_in + row.tokens_out for row in found if not row.is_total}
             if without:
                 values = {"since": moment, "until": until, "tenant_id": tenant_id, "ids": list(without)}
                 for row in (await connection.execute(_SPENT_BY, values)).all():
@@ -123,81 +185,136 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 async def sums_of(
     connection: AsyncConnection,
-    group_by: UsageGroup,
+    by: Sequence[UsageGroup],
+    wanted: UsageFilter,
     *,
-    since: datetime,
-    until: datetime,
-    tenant_id: TenantId | None,
+    time_zone: str = "UTC",
+    at_most: int | None = None,
 ) -> Sequence[Row[Any]]:
-    """Return one row for each subject, and the total as the last one."""
-    touched = await connection.execute(_TOUCHED, {"since": since, "until": until})
-    values = report_values(cover(since, until, touched.scalars().all()))
-    if tenant_id is not None:
-        values["tenant_id"] = tenant_id
-    statement = report_statement(group_by, of_one_tenant=tenant_id is not None)
-    return (await connection.execute(statement, values)).all()
+    """Return the total as the first row, and then one row for each combination of what is grouped by.
+
+    At most one line more than `at_most` is read. Raises `TooManySums` where the hours or days alone are too many.
+    """
+    span = Span(wanted.since, wanted.until)
+    unit = next((group for group in by if group in TIME_UNITS), None)
+    if unit is not None:
+        span = await _within_ledger(connection, span)
+        if at_most is not None and count_bound(span, unit) > at_most:
+            raise TooManySums
+    touched = await connection.execute(_TOUCHED, {"since": span.first, "until": span.past})
+    values = report_values(buckets(span, unit, time_zone), touched.scalars().all())
+    filters = {name: value for name in _FILTERS if (value := getattr(wanted, name)) is not None}
+    statement = report_statement(by, filters, at_most=at_most)
+    return (await connection.execute(statement, values | filters)).all()
 
 
-def report_statement(group_by: UsageGroup, *, of_one_tenant: bool) -> TextClause:
-    """Return the statement of a report. Its parameters are the ends of the pieces, and the tenant if it is one.
+async def _within_ledger(connection: AsyncConnection, span: Span) -> Span:
+    """Return what of a span the ledger can know anything of: all time has too many days to look at each."""
+    extent = (await connection.execute(_EXTENT)).one()
+    if extent.first is None:
+        return Span(span.first, span.first)
+    first = max(span.first, extent.first)
+    return Span(first, max(first, min(span.past, extent.past)))
+
+
+def report_statement(
+    by: Sequence[UsageGroup], filters: Collection[str] = (), *, at_most: int | None = None
+) -> TextClause:
+    """Return the statement of a report. Its parameters are those of `report_values`, and the filters by name.
 
     Each piece is one range of an index, hence LATERAL: a join could read a whole table to find a few hours.
     """
-    of_rows, of_hours, of_days = _SUBJECTS[group_by]
-    tenant = "= :tenant_id" if of_one_tenant else "IS NOT NULL"
+    groups = [group for group in by if group not in TIME_UNITS]
+    names = ", ".join(["s.bucket", *(f"s.{group.value}" for group in groups)])
+    labels = "".join(f", {_LABELS[group]} AS {group.value}_label" for group in by)
+    order = "".join(f", {group.value}_label" for group in by)
     # The period is the partition key: without it every month would be read. As a range it would be taken for a
     # narrow one, and looked up in the primary key for nothing. GROUPING SETS adds the total.
     return text(f"""
-        SELECT CASE WHEN s.is_total THEN 'total' ELSE {_LABELS[group_by]} END AS label, s.*
+        SELECT s.*{labels}
         FROM (
-            SELECT s.subject, GROUPING(s.subject) = 1 AS is_total, {SUMS_OF_SUMS}
+            SELECT {names}, GROUPING(s.bucket) = 1 AS is_total, {SUMS_OF_SUMS}
             FROM (
-                SELECT part.* FROM unnest(CAST(:row_firsts AS timestamptz[]), CAST(:row_pasts AS timestamptz[]))
-                    AS piece (first, past), LATERAL generate_series(
+                SELECT piece.bucket, part.* FROM {_pieces("row", "timestamptz")}, LATERAL generate_series(
                         date_trunc('month', piece.first AT TIME ZONE 'UTC'), piece.past AT TIME ZONE 'UTC',
                         interval '1 month'
                     ) AS month (first), LATERAL (
-                        SELECT {of_rows} AS subject, {SUMS_OF_ROWS} FROM usage_records AS u
+                        SELECT {_subjects(groups, of_rows=True)}{SUMS_OF_ROWS} FROM usage_records AS u
                         WHERE u.period = month.first::date
-                          AND u.started_at >= piece.first AND u.started_at < piece.past AND u.tenant_id {tenant}
-                        GROUP BY 1
+                          AND u.started_at >= piece.first AND u.started_at < piece.past
+                          {_conditions(filters, of_rows=True)} {_group_by(groups)}
                     ) AS part
                 UNION ALL
-                SELECT part.* FROM unnest(CAST(:hour_firsts AS timestamptz[]), CAST(:hour_pasts AS timestamptz[]))
-                    AS piece (first, past), LATERAL (
-                        SELECT {of_hours} AS subject, {SUMS_OF_SUMS} FROM usage_hourly AS s
-                        WHERE s.hour >= piece.first AND s.hour < piece.past AND s.tenant_id {tenant}
-                        GROUP BY 1
+                SELECT piece.bucket, part.* FROM {_pieces("hour", "timestamptz")}, LATERAL (
+                        SELECT {_subjects(groups, of_rows=False)}{SUMS_OF_SUMS} FROM usage_hourly AS s
+                        WHERE s.hour >= piece.first AND s.hour < piece.past
+                          {_conditions(filters, of_rows=False)} {_group_by(groups)}
                     ) AS part
                 UNION ALL
-                SELECT part.* FROM unnest(CAST(:day_firsts AS date[]), CAST(:day_pasts AS date[]))
-                    AS piece (first, past), LATERAL (
-                        SELECT {of_days} AS subject, {SUMS_OF_SUMS} FROM usage_daily AS s
-                        WHERE s.day >= piece.first AND s.day < piece.past AND s.tenant_id {tenant}
-                        GROUP BY 1
+                SELECT piece.bucket, part.* FROM {_pieces("day", "date")}, LATERAL (
+                        SELECT {_subjects(groups, of_rows=False)}{SUMS_OF_SUMS} FROM usage_daily AS s
+                        WHERE s.day >= piece.first AND s.day < piece.past
+                          {_conditions(filters, of_rows=False)} {_group_by(groups)}
                     ) AS part
             ) AS s
-            GROUP BY GROUPING SETS ((s.subject), ())
+            WHERE s.requests > 0
+            GROUP BY GROUPING SETS (({names}), ())
         ) AS s
-        ORDER BY s.is_total, label
-    """)  # noqa: S608 - fragments of our own, chosen by an enum  # nosec B608
+        ORDER BY s.is_total DESC{order}
+        {"" if at_most is None else f"LIMIT {at_most + 2:d}"}
+    """)  # noqa: S608 - fragments of our own, chosen by enums  # nosec B608
 
 
-def report_values(found: Cover) -> dict[str, object]:
-    """Return the parameters of a report's statement that name its pieces."""
-    days = [(_date(piece.first), _date(piece.past)) for piece in found.days]
+def _pieces(name: str, kind: str) -> str:
+    arrays = (
+        f"CAST(:{name}_firsts AS {kind}[]), CAST(:{name}_pasts AS {kind}[]), CAST(:{name}_buckets AS text[])"
+    )
+    return f"unnest({arrays}) AS piece (first, past, bucket)"
+
+
+def _subjects(groups: Sequence[UsageGroup], *, of_rows: bool) -> str:
+    chosen = ((group.value, _SUBJECTS[group][0 if of_rows else 1]) for group in groups)
+    return "".join(f"{subject} AS {name}, " for name, subject in chosen)
+
+
+def _group_by(groups: Sequence[UsageGroup]) -> str:
+    places = ", ".join(str(place) for place in range(1, len(groups) + 1))
+    return f"GROUP BY {places}" if places else ""
+
+
+def _conditions(filters: Collection[str], *, of_rows: bool) -> str:
+    chosen = ((name, *_FILTERS[name]) for name in filters)
+    return " ".join(
+        f"AND {_SUBJECTS[group][0 if of_rows else 1]} = CAST(:{name} AS {kind})"
+        for name, group, kind in chosen
+    )
+
+
+def report_values(pieces: Iterable[Bucket], touched: Collection[datetime]) -> dict[str, object]:
+    """Return the parameters of a report's statement that name its pieces of time.
+
+    Parameters
+    ----------
+    pieces
+        What the lines stand for, in the order of time.
+    touched
+        Hours whose sums are not up to date, by their beginning.
+    """
+    found: dict[str, list[tuple[object, object, str]]] = {"row": [], "hour": [], "day": []}
+    stale = sorted(touched)
+    for bucket in pieces:
+        first, past = bucket.span.first, bucket.span.past
+        place = bisect_left(stale, first)
+        if place and stale[place - 1] + HOUR > first:
+            place -= 1  # an hour that the bucket cuts into is stale to it as well
+        parts = cover(first, past, stale[place : bisect_left(stale, past)])
+        found["row"] += [(piece.first, piece.past, bucket.label) for piece in parts.rows]
+        found["hour"] += [(piece.first, piece.past, bucket.label) for piece in parts.hours]
+        found["day"] += [(_date(piece.first), _date(piece.past), bucket.label) for piece in parts.days]
     return {
-        **_ends("row", found.rows),
-        **_ends("hour", found.hours),
-        "day_firsts": [first for first, _ in days],
-        "day_pasts": [past for _, past in days],
-    }
-
-
-def _ends(name: str, pieces: tuple[Span, ...]) -> dict[str, object]:
-    return {
-        f"{name}_firsts": [piece.first for piece in pieces],
-        f"{name}_pasts": [piece.past for piece in pieces],
+        f"{name}_{what}": [piece[place] for piece in parts]
+        for name, parts in found.items()
+        for place, what in enumerate(("firsts", "pasts", "buckets"))
     }
 
 
@@ -205,13 +322,19 @@ def _date(midnight: datetime) -> date:
     return midnight.astimezone(UTC).date()
 
 
-def _line(row: Row[Any]) -> UsageSum:
-    return UsageSum(
-        label=row.label,
-        requests=row.requests,
-        tokens_in=row.tokens_in,
-        tokens_out=row.tokens_out,
-        tokens_cached=row.tokens_cached,
-        estimated_requests=row.estimated_requests,
-        busy_us=row.load_us + row.prompt_us + row.eval_us,
-    )
+def _labels(row: Row[Any], by: Sequence[UsageGroup]) -> tuple[str, ...]:
+    return tuple(getattr(row, f"{group.value}_label") for group in by)
+
+
+def _counts(row: Any) -> dict[str, int]:
+    """Return the fields of `UsageCounts`, from such a value or from a row."""
+    if isinstance(row, UsageCounts):
+        return {name: getattr(row, name) for name in UsageCounts.__struct_fields__}
+    return {
+        "requests": row.requests,
+        "tokens_in": row.tokens_in,
+        "tokens_out": row.tokens_out,
+        "tokens_cached": row.tokens_cached,
+        "estimated_requests": row.estimated_requests,
+        "busy_us": row.load_us + row.prompt_us + row.eval_us,
+    }

@@ -52,7 +52,10 @@ class LoadedModel(msgspec.Struct, frozen=True):
 
 
 class BackendState(msgspec.Struct, frozen=True):
-    """One backend as of the last poll. `error` is a class of failure for operators, never upstream text."""
+    """One backend as of the last poll. `error` is a class of failure for operators, never upstream text.
+
+    `drained`: an operator has taken it out of service. It is polled on, and gets no new requests.
+    """
 
     name: str
     config_digest: str
@@ -63,6 +66,7 @@ class BackendState(msgspec.Struct, frozen=True):
     polled_at: datetime | None = None
     error: str | None = None
     in_memory: tuple[LoadedModel, ...] = ()
+    drained: bool = False
 
     @property
     def loaded(self) -> tuple[str, ...]:

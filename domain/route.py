@@ -1,6 +1,6 @@
 """Stage 4: which backends may serve a model now, in which order."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ class ModelIndex:
 
     `config_digests` maps the backends that this process is configured with to their config digest; a backend
     that the table names but this process does not know, or knows under another address, is left out and
-    listed in `ignored`.
+    listed in `ignored`. Those in `drained` are nobody's candidates.
     """
 
     def __init__(self, table: ModelTable, config_digests: dict[str, str]) -> None:
@@ -33,6 +33,7 @@ class ModelIndex:
             state.name for state in table.backends if config_digests.get(state.name) != state.config_digest
         )
         self.backends = tuple(state for state in table.backends if state.name not in self.ignored)
+        self.drained = frozenset(state.name for state in self.backends if state.drained)
         by_name: dict[str, list[Candidate]] = {}
         lengths: dict[str, list[int | None]] = {}
         for state in self.backends:
@@ -42,9 +43,13 @@ class ModelIndex:
                     Candidate(state.name, model.digest, silent, state.version)
                 )
                 lengths.setdefault(model.name, []).append(_context_length(model))
-        self._candidates = {name: _answering_first(found) for name, found in by_name.items()}
-        self._embedders = {name: _answering_first(_of_one_digest(found)) for name, found in by_name.items()}
+        self._candidates = {name: self._in_service(found) for name, found in by_name.items()}
+        self._embedders = {name: self._in_service(_of_one_digest(found)) for name, found in by_name.items()}
         self._context_lengths = {name: _widest(found) for name, found in lengths.items()}
+
+    def _in_service(self, hosts: Iterable[Candidate]) -> tuple[Candidate, ...]:
+        """Leave out those that are drained, and put those that answer first."""
+        return _answering_first([host for host in hosts if host.backend not in self.drained])
 
     def context_length(self, model: str) -> int | None:
         """Return how many tokens of context `model` has at most, whoever answers; None if that is not known.
@@ -54,16 +59,16 @@ class ModelIndex:
         return self._context_lengths.get(model)
 
     def candidates(self, model: str) -> tuple[Candidate, ...]:
-        """Return the backends hosting `model`: answering ones first, silent ones last; empty if nobody does."""
+        """Return the backends in service that host `model`: answering ones first, silent ones last."""
         return self._candidates.get(model, ())
 
     def embedders(self, model: str) -> tuple[Candidate, ...]:
         """Return the candidates that embed with one and the same digest of `model`.
 
         Vectors of different digests cannot be compared, so they must never be mixed. The digest of the first
-        backend in the operator's order counts, whether that backend answers or not: a failure moves no traffic to
-        another digest, and processes that read the same table agree. It changes when the operator changes the
-        order or that backend's model.
+        backend in the operator's order counts, whether that backend answers or not, drained or not: neither moves
+        traffic to another digest, and processes that read the same table agree. It changes when the operator changes
+        the order or that backend's model.
         """
         return self._embedders.get(model, ())
 

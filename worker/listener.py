@@ -1,6 +1,6 @@
-"""Hearing Postgres say that something was revoked, and ordering the fanout at once.
+"""Hearing Postgres say that something was revoked or drained, and ordering the job that spreads it at once.
 
-A notification is lost while nobody listens, so every (re)connection orders a fanout by itself, and the job's own
+A notification is lost while nobody listens, so every (re)connection orders the job by itself, and the job's own
 rhythm finds the rest. The listening connection goes to Postgres directly: a pooler would swallow notifications.
 """
 
@@ -13,9 +13,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from db.redis.queue import GatewayQueue
-from domain.jobs import REVOCATION_FANOUT
+from domain.jobs import JobOrder
 
-CHANNEL: Final = "key_revoked"
 APPLICATION_NAME: Final = "neuronetz-gateway listener"
 CONNECT_TIMEOUT_S: Final = 5.0
 LOOK_INTERVAL_S: Final = 5.0
@@ -26,12 +25,17 @@ ORDER_FOR_S: Final = 2.0
 _log = structlog.get_logger()
 
 
-class RevocationListener:
-    """Keeps one LISTEN connection and orders `revocation.fanout` whenever it hears something."""
+class Listener:
+    """Keeps one LISTEN connection for one channel and orders a job whenever it hears something.
 
-    def __init__(self, dsn: str, queue: GatewayQueue) -> None:
+    Each channel has its own: a job that takes long keeps no other from being ordered.
+    """
+
+    def __init__(self, dsn: str, queue: GatewayQueue, *, channel: str, order: JobOrder) -> None:
         self._dsn = dsn.replace("postgresql+asyncpg://", "postgresql://", 1)
         self._queue = queue
+        self._channel = channel
+        self._job = order
         self._heard = asyncio.Event()
         self._failing = False
 
@@ -42,7 +46,7 @@ class RevocationListener:
                 await self._listen()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
                 if not self._failing:
-                    _log.warning("revocation_listener_disconnected", error=type(exc).__name__)
+                    _log.warning("listener_disconnected", channel=self._channel, error=type(exc).__name__)
                 self._failing = True
                 await asyncio.sleep(RECONNECT_PAUSE_S)
 
@@ -59,9 +63,9 @@ class RevocationListener:
         )
         try:
             connection.add_termination_listener(lambda _: self._heard.set())
-            await connection.add_listener(CHANNEL, lambda *_: self._heard.set())
+            await connection.add_listener(self._channel, lambda *_: self._heard.set())
             if self._failing:
-                _log.info("revocation_listener_connected")
+                _log.info("listener_connected", channel=self._channel)
             self._failing = False
             # Whatever was said before this moment was said to nobody.
             self._heard.set()
@@ -83,10 +87,10 @@ class RevocationListener:
         return True
 
     async def _order(self) -> None:
-        """Order a fanout that begins after this moment: one that runs already may have read too early."""
+        """Order a run that begins after this moment: one that goes on already may have read too early."""
         deadline = time.monotonic() + ORDER_FOR_S
         try:
-            while not await self._queue.order(REVOCATION_FANOUT) and time.monotonic() < deadline:  # noqa: ASYNC110 - the run that is in the way is another process's
+            while not await self._queue.order(self._job) and time.monotonic() < deadline:  # noqa: ASYNC110 - the run that is in the way is another process's
                 await asyncio.sleep(ORDER_AGAIN_S)
         except (RedisError, OSError) as exc:
-            _log.warning("revocation_fanout_not_ordered", error=type(exc).__name__)
+            _log.warning("heard_job_not_ordered", job=self._job.name, error=type(exc).__name__)

@@ -13,6 +13,8 @@ from redis.asyncio import Redis
 from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.backend_states import CHANNEL as DRAIN_CHANNEL
+from db.backend_states import DrainedBackends
 from db.key_expiry import announce_expired_keys
 from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
@@ -29,11 +31,13 @@ from db.retention import Retention
 from db.revocation_mirror import RevocationMirror
 from db.revocations import Revocations
 from db.settings import SettingsError
+from db.tables import CHANNEL as REVOCATION_CHANNEL
 from db.tasks import end
 from db.usage import UsageRows
 from db.usage_roll_ups import UsageRollUps
 from domain.jobs import (
     DISCOVERY_POLL,
+    DRAINS_FOLD,
     KEYS_EXPIRE,
     LEASES_SWEEP,
     REVOCATION_FANOUT,
@@ -44,18 +48,19 @@ from domain.jobs import (
 from worker.health import HealthPage
 from worker.job_table import JobSpec, saq_function
 from worker.jobs.discovery import Discovery
+from worker.jobs.drains import fold
 from worker.jobs.leases import sweep
 from worker.jobs.revocation import Fanout
 from worker.jobs.upkeep import expire_keys, prune, roll_up
 from worker.jobs.usage import account
-from worker.listener import RevocationListener
+from worker.listener import Listener
 from worker.saq_worker import GatewayWorker
 from worker.settings import WorkerSettings
 from worker.ticker import Ticker
 
 # Holders order accounting themselves after each batch; this finds what such an order missed.
 ACCOUNT_INTERVAL_S: Final = 1.0
-# The listener orders the fanout at every notification; this finds what no notification told.
+# The listeners order fanout and fold at every notification; this finds what no notification told.
 RECONCILE_INTERVAL_S: Final = 5.0
 ROLL_UP_INTERVAL_S: Final = 3600.0
 PRUNE_INTERVAL_S: Final = 86_400.0
@@ -112,21 +117,26 @@ async def serve(settings: WorkerSettings) -> None:
             statement_timeout_s=UPKEEP_STATEMENT_S,
         )
         stack.push_async_callback(upkeep_engine.dispose)
-        discovery = await stack.enter_async_context(open_discovery(settings, redis))
+        discovery = await stack.enter_async_context(open_discovery(settings, redis, engine))
         queue = GatewayQueue(redis)
         stack.push_async_callback(queue.disconnect)
         scripts = MultiplexedRedis(settings.redis_url, timeout_s=PATIENT_TIMEOUT_S)
         stack.push_async_callback(scripts.aclose)
         jobs = (
             *job_table(settings, discovery=discovery, engine=engine, redis=redis),
+            drain_job(redis, engine),
             lease_job(redis, scripts),
             *upkeep_jobs(settings, engine=upkeep_engine),
         )
         page = await _open_health_page(settings, queue)
         stack.callback(page.close)
         await stack.enter_async_context(_ticking(jobs, redis, queue))
-        listener = RevocationListener(settings.direct_url().get_secret_value(), queue)
-        await stack.enter_async_context(_running(listener.run()))
+        direct = settings.direct_url().get_secret_value()
+        listeners = (
+            Listener(direct, queue, channel=REVOCATION_CHANNEL, order=REVOCATION_FANOUT),
+            Listener(direct, queue, channel=DRAIN_CHANNEL, order=DRAINS_FOLD),
+        )
+        await stack.enter_async_context(_running(*(listener.run() for listener in listeners)))
 
         async def announce(_: Context) -> None:
             _log.info(
@@ -140,7 +150,7 @@ async def serve(settings: WorkerSettings) -> None:
     _log.info("worker_stopped")
 
 
-def open_discovery(settings: WorkerSettings, redis: Redis) -> Discovery:
+def open_discovery(settings: WorkerSettings, redis: Redis, engine: AsyncEngine) -> Discovery:
     """Return the discovery of the configured backends; enter it to have its connections closed."""
     return Discovery(
         settings.backends(),
@@ -148,6 +158,7 @@ def open_discovery(settings: WorkerSettings, redis: Redis) -> Discovery:
         writer=ModelTableWriter(redis),
         timeout_s=settings.discovery_timeout_s,
         stale_s=settings.discovery_stale_s,
+        drained=DrainedBackends(engine).names,
     )
 
 
@@ -181,6 +192,21 @@ def job_table(
             repeatable="rows are keyed by request id, and a batch is confirmed only after its commit",
             every_s=ACCOUNT_INTERVAL_S,
         ),
+    )
+
+
+def drain_job(redis: Redis, engine: AsyncEngine) -> JobSpec:
+    """Return the job that tells app processes which backends are drained."""
+    return JobSpec(
+        DRAINS_FOLD,
+        functools.partial(
+            fold,
+            DrainedBackends(engine).names,
+            reader=ModelTableReader(redis),
+            writer=ModelTableWriter(redis),
+        ),
+        repeatable="a table that says what Postgres says is left alone",
+        every_s=RECONCILE_INTERVAL_S,
     )
 
 

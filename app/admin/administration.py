@@ -5,11 +5,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.admin.failed_logins import FailedLogins
+from app.admin.fleet import Fleet
 from app.admin.login_budget import LoginBudget
 from app.admin.logins import Logins
 from app.gateway.body import Bodies
+from app.gateway.catalogue import Catalogue
 from app.gateway.client_address import TrustedProxies
 from app.gateway.key_uses import KeyUses
 from app.metrics import Metrics
@@ -21,6 +24,8 @@ from db.redis.multiplex import MultiplexedRedis
 from db.redis.revocation_channel import announced, seen_by
 from db.refused_keys import RefusedKeys
 from db.revocations import Revocations
+from db.usage import UsageRows
+from db.usage_rows import LedgerRows
 from domain.keys import PepperRing
 from domain.ports import KeyStore
 
@@ -30,6 +35,9 @@ MAX_BUFFERED_BYTES: Final = 32 * MAX_BODY_BYTES
 """Apart from what tenants may fill, so that they cannot lock an operator out."""
 POOL_SIZE: Final = 3
 """Connections of its own, so that no operator's report can keep a tenant's key waiting."""
+REPORT_POOL_SIZE: Final = 2
+REPORT_STATEMENT_S: Final = 30.0
+"""What is read from the ledger may take longer than any change, and has connections of its own again."""
 
 Follower = Callable[[], Coroutine[Any, Any, None]]
 
@@ -45,13 +53,21 @@ class Administration:
         logins: Logins,
         bodies: Bodies,
         peppers: PepperRing,
+        fleet: Fleet,
+        reports: AsyncEngine,
         followers: tuple[Follower, ...],
     ) -> None:
-        """`redis` is a patient client; `followers` have to run while requests are served."""
+        """`redis` is a patient client, `reports` patient with long statements.
+
+        `followers` have to run while requests are served.
+        """
         self.database: Final = database
         self.logins: Final = logins
         self.bodies: Final = bodies
         self.peppers: Final = peppers
+        self.fleet: Final = fleet
+        self.usage: Final = UsageRows(reports)
+        self.ledger: Final = LedgerRows(reports)
         self.followers: Final = followers
         self.audit: Final = AuditTrail(database.engine)
         self.revocations: Final = Revocations(database.engine)
@@ -74,6 +90,7 @@ async def running_administration(
     peppers: PepperRing,
     key_uses: KeyUses,
     proxies: TrustedProxies,
+    catalogue: Catalogue,
     metrics: Metrics,
     patient: Redis,
     scripts: MultiplexedRedis,
@@ -87,6 +104,13 @@ async def running_administration(
             statement_timeout_s=settings.postgres_timeout_s,
         )
         stack.push_async_callback(engine.dispose)
+        reports = create_engine(
+            settings.database_url.get_secret_value(),
+            application_name="neuronetz-gateway reports",
+            pool_size=REPORT_POOL_SIZE,
+            statement_timeout_s=REPORT_STATEMENT_S,
+        )
+        stack.push_async_callback(reports.dispose)
         database = Database(engine)
         failed = FailedLogins(database, find=RefusedKeys(engine).find_by_digest, metrics=metrics)
         stack.push_async_callback(failed.finish)
@@ -108,5 +132,7 @@ async def running_administration(
             ),
             bodies=bodies,
             peppers=peppers,
+            fleet=Fleet(settings.backends(), catalogue=catalogue, redis=patient),
+            reports=reports,
             followers=(failed.keep_writing, failed.keep_folding, bodies.sweep),
         )

@@ -11,6 +11,7 @@ from msgspec import Meta
 from app.admin import paging
 from app.admin.contract import Answered, Moment, utc
 from app.admin.handed import Admin
+from app.cursors import cursor_at
 from domain import tenants as domain
 from domain.tenants import AuditFilter
 
@@ -112,7 +113,7 @@ class AuditController(Controller):
         last = found[limit - 1] if len(found) > limit else None
         return AuditPage(
             items=tuple(_event(each) for each in found[:limit]),
-            next_cursor=paging.cursor_at((last.at, last.id)) if last else None,
+            next_cursor=cursor_at((last.at, last.id)) if last else None,
         )
 
 

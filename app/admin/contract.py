@@ -23,16 +23,14 @@ from domain.strict_json import KnownFields, parse_object
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_PRINTABLE: Final = r"^[ \u00a0]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)"
+PRINTABLE: Final = r"^[ \u00a0]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)"
 """Something to see, and nothing that breaks a line or hides in one.
 
 No two parts of it can match the same character at the same place, so no text takes long. Python's `$` alone would let
 a last line break pass.
 """
 
-Name = Annotated[
-    str, Meta(min_length=1, max_length=200, pattern=_PRINTABLE, description="A name for people.")
-]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=PRINTABLE, description="A name for people.")]
 
 Moment = Annotated[datetime, Meta(tz=True)]
 

@@ -5,12 +5,14 @@ within a size and a time, and is known to be JSON by its declaration; whoever ca
 whoever made it, has a request id, a line in the log and one count.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from litestar.enums import ScopeType
+from litestar.exceptions import LitestarException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admin.administration import Administration
@@ -23,6 +25,7 @@ from app.gateway.downstream import SERVER
 from app.gateway.endpoint import BROKEN_OFF, CLIENT_CLOSED_STATUS, TWO_ENDS
 from app.metrics import Metrics
 from app.refusals import NO_ROUTE
+from db.postgres import is_outage
 from domain.errors import BrokenFraming, GatewayError, UnknownPath
 
 API: Final = "/admin/v1/"
@@ -50,12 +53,17 @@ class AdminDoor:
         *,
         metrics: Metrics,
         access_log: AccessLog,
+        write_timeout_s: float,
     ) -> None:
-        """`service` is the framework with the handlers, `within` returns what runs."""
+        """`service` is the framework with the handlers, `within` returns what runs.
+
+        A client that takes nothing for `write_timeout_s` has left.
+        """
         self._service: Final = service
         self._within: Final = within
         self._metrics: Final = metrics
         self._access_log: Final = access_log
+        self._write_timeout_s: Final = write_timeout_s
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -70,7 +78,12 @@ class AdminDoor:
             started=time.monotonic(),
         )
         note = AccessNote()
-        exit_ = _Exit(send, call.request_id_text, head_only=call.method == "HEAD")
+        exit_ = _Exit(
+            send,
+            call.request_id_text,
+            head_only=call.method == "HEAD",
+            write_timeout_s=self._write_timeout_s,
+        )
         try:
             await self._serve(call, scope, receive, exit_, note)
         except (GatewayError, AdminError) as refusal:
@@ -80,8 +93,9 @@ class AdminDoor:
             await exit_.refuse(told(BrokenFraming(BROKEN_OFF)))
             exit_.status = CLIENT_CLOSED_STATUS
         except Exception as fault:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
-            _log.exception("request_failed", request_id=call.request_id_text.decode(), route=_route(scope))
-            await exit_.refuse(told(fault))
+            await self._failed(
+                fault, exit_, {"request_id": call.request_id_text.decode(), "route": _route(scope)}
+            )
         finally:
             call.let_go_of_body()
             self._note(call, scope, exit_, note)
@@ -104,6 +118,16 @@ class AdminDoor:
             raise WrongMediaType
         scope["user"] = caller
         await self._service(scope, _Read(body, receive), exit_.send)
+
+    async def _failed(self, fault: Exception, exit_: "_Exit", about: dict[str, str]) -> None:
+        if exit_.stalled:
+            exit_.status = CLIENT_CLOSED_STATUS
+            return
+        if exit_.started and _was_outage(fault):
+            _log.warning("admin_answer_cut", **about)
+        else:
+            _log.error("request_failed", **about, exc_info=fault)
+        await exit_.refuse(told(fault))
 
     def _note(self, call: Call, scope: Scope, exit_: "_Exit", note: AccessNote) -> None:
         route = _route(scope)
@@ -138,28 +162,35 @@ class _Read:
 class _Exit:
     """Sends one answer: the framework's with what every answer has, or a refusal."""
 
-    def __init__(self, send: Send, request_id: bytes, *, head_only: bool) -> None:
+    def __init__(self, send: Send, request_id: bytes, *, head_only: bool, write_timeout_s: float) -> None:
         self._send = send
         self._request_id = request_id
         self._head_only = head_only
-        self._started = False
+        self._write_timeout_s = write_timeout_s
+        self.started = False
+        self.stalled = False
         self.status = 0
         self.sent_bytes = 0
 
     async def send(self, message: Message) -> None:
-        """Pass on what the framework sends."""
+        """Pass on what the framework sends; raises `TimeoutError` if the client does not take it."""
         if message["type"] == "http.response.start":
-            self._started = True
+            self.started = True
             self.status = message["status"]
             own = ((b"x-request-id", self._request_id), *_COMMON)
             message["headers"] = [*message["headers"], *own]
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message["body"])
-        await self._send(message)
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._send(message)
+        except TimeoutError:
+            self.stalled = True
+            raise
 
     async def refuse(self, problem: Told) -> None:
         """Say no, unless an answer has begun: the server then closes the connection, unfinished as it is."""
-        if self._started:
+        if self.started:
             return
         body = problem.body(self._request_id.decode())
         head = (
@@ -170,6 +201,15 @@ class _Exit:
         await self.send({"type": "http.response.start", "status": problem.kind.status, "headers": head})
         sent = b"" if self._head_only else body
         await self.send({"type": "http.response.body", "body": sent, "more_body": False})
+
+
+def _was_outage(fault: BaseException) -> bool:
+    """Tell whether an answer broke off for want of a store: the framework wraps what was wrong, a group does too."""
+    if isinstance(fault, BaseExceptionGroup):
+        return all(map(_was_outage, fault.exceptions))
+    if isinstance(fault, LitestarException) and fault.__cause__ is not None:
+        return _was_outage(fault.__cause__)
+    return isinstance(fault, Exception) and is_outage(fault)
 
 
 def _route(scope: Scope) -> str:

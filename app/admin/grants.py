@@ -14,6 +14,7 @@ from app.admin.errors import GrantTaken
 from app.admin.handed import Admin, By
 from app.admin.holders import OF_KEY, OF_TENANT, Holder, HolderInPath, named, scoped
 from app.admin.idempotency import Created, IdempotencyKey, Once
+from app.cursors import cursor_at
 from db.grants import NO_KEY
 from db.postgres import UnitOfWork
 from domain.model_names import MAX_NAME_CHARS
@@ -230,5 +231,5 @@ async def _page(
     last = found[limit - 1] if len(found) > limit else None
     return GrantPage(
         items=tuple(grant_of(each) for each in found[:limit]),
-        next_cursor=paging.cursor_at((last.pattern, last.key_id or NO_KEY)) if last else None,
+        next_cursor=cursor_at((last.pattern, last.key_id or NO_KEY)) if last else None,
     )

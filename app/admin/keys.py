@@ -34,6 +34,7 @@ from app.admin.key_contract import (
     reference,
 )
 from app.admin.tenants import SlugInPath
+from app.cursors import cursor_at
 from db import revocation_wait
 from db.postgres import UnitOfWork
 from domain import tenants as domain
@@ -88,7 +89,7 @@ class KeyController(Controller):
         last = found[limit - 1] if more else None
         return KeyPage(
             items=tuple(key_of(each) for each in found[:limit]),
-            next_cursor=paging.cursor_at((last.created_at, last.id)) if last else None,
+            next_cursor=cursor_at((last.created_at, last.id)) if last else None,
         )
 
     @post(

@@ -12,6 +12,7 @@ from app.admin import etags, paging
 from app.admin.contract import Answered, Asked, JsonBody
 from app.admin.handed import Admin, By
 from app.admin.holders import OF_KEY, OF_TENANT, Holder, HolderInPath, named, scoped
+from app.cursors import cursor_at
 from db.postgres import UnitOfWork
 from domain import values as domain
 from domain.limits import LimitKind
@@ -167,7 +168,7 @@ class TenantLimitController(_LimitController):
             found = await work.limits(owner.id).of_keys(after=after, limit=limit + 1)
         items = tuple(KeyLimits(str(each.key_id), _limits(each.limits)) for each in found[:limit])
         return KeyLimitsPage(
-            items=items, next_cursor=paging.cursor_at(items[-1].key_id) if len(found) > limit else None
+            items=items, next_cursor=cursor_at(items[-1].key_id) if len(found) > limit else None
         )
 
 

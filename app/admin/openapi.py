@@ -71,6 +71,12 @@ TAGS: Final = (
     {"name": "policies", "description": "Admin API: what requests may ask of the models they share."},
     {"name": "audit", "description": "Admin API: who changed what, and who failed to log in."},
     {"name": "revocations", "description": "Admin API: how far each process follows what was revoked."},
+    {
+        "name": "backends",
+        "description": "Admin API: the Ollama servers, their live state, and their service.",
+    },
+    {"name": "models", "description": "Admin API: which backend hosts what."},
+    {"name": "usage", "description": "Admin API: the ledger as rows, as sums and as a file."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "adminBearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer nnga_..."},
@@ -142,6 +148,9 @@ def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
 def _contracts(handler: HTTPRouteHandler) -> Iterator[type[msgspec.Struct]]:
     signature = handler.parsed_fn_signature
     answer = signature.return_type
+    if "lines" in handler.opt:
+        yield from (kind for kind in handler.opt["lines"].values() if kind is not None)
+        return
     kind = answer.inner_types[0].annotation if answer.is_subclass_of(Response) else answer.annotation
     if kind is not NoneType:
         yield kind
@@ -167,7 +176,7 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
     if "requestBody" in found:
         operation["requestBody"] = _body(found["requestBody"])
     operation["responses"] = {
-        good: _answer(found["responses"][good], _headers(handler, good)),
+        good: _answer(_lines(handler) or found["responses"][good].get("content"), _headers(handler, good)),
         **{
             str(status): {"$ref": f"#/components/responses/{_BY_STATUS[status]}"}
             for status in sorted(statuses)
@@ -176,10 +185,20 @@ def _operation(found: dict[str, Any], path: str, method: str, handler: HTTPRoute
     return operation
 
 
-def _answer(found: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
-    if "content" not in found:
+def _answer(content: dict[str, Any] | None, headers: dict[str, Any]) -> dict[str, Any]:
+    if content is None:
         return {"description": "It is done.", "headers": headers}
-    return {"description": "The answer.", "headers": headers, "content": found["content"]}
+    return {"description": "The answer.", "headers": headers, "content": content}
+
+
+def _lines(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """Return the media types of an answer that is made of lines, each with the schema of one line."""
+    return {
+        media_type: {
+            "schema": {"type": "string"} if kind is None else {"$ref": _SCHEMAS.format(name=kind.__name__)}
+        }
+        for media_type, kind in handler.opt.get("lines", {}).items()
+    }
 
 
 def _parameter(found: dict[str, Any]) -> dict[str, Any]:

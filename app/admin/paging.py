@@ -1,12 +1,11 @@
 """Pages: at most so many entries, and a cursor to where the next begin."""
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated, Final, TypeVar
 
-import msgspec
 from litestar.params import QueryParameter
+from msgspec import Meta
 
+from app import cursors
 from app.admin.errors import InvalidFields
 
 DEFAULT_ENTRIES: Final = 50
@@ -27,14 +26,7 @@ Cursor = Annotated[
         description="Where to go on: `nextCursor` of the page before. Its content is nobody's business.",
     ),
 ]
-NextCursor = Annotated[
-    str | None, msgspec.Meta(description="Asks for the page after this one; null: there is none.")
-]
-
-
-def cursor_at(place: object) -> str:
-    """Return the cursor to whatever comes after this place."""
-    return urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+NextCursor = Annotated[str | None, Meta(description="Asks for the page after this one; null: there is none.")]
 
 
 def place_of(cursor: str | None, kind: type[T]) -> T | None:
@@ -48,9 +40,8 @@ def place_of(cursor: str | None, kind: type[T]) -> T | None:
     if cursor is None:
         return None
     try:
-        raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        return msgspec.json.decode(raw, type=kind)
-    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError):
+        return cursors.place_of(cursor, kind)
+    except ValueError:
         raise InvalidFields.parameter(
             "cursor", "This is no cursor of this list; begin again without one."
         ) from None

@@ -16,6 +16,7 @@ from app.admin.grants import GrantInPath, grant_in
 from app.admin.handed import Admin, By
 from app.admin.holders import OF_KEY, OF_TENANT, Holder, HolderInPath, named, scoped
 from app.admin.policy_contract import NewPolicyRule, PolicyRule, PolicyRulePage, rule_of
+from app.cursors import cursor_at
 from db.grants import NO_KEY
 from db.policies import Policies
 from db.postgres import UnitOfWork
@@ -247,9 +248,7 @@ class _Rules(msgspec.Struct, frozen=True):
         last = found[limit - 1] if len(found) > limit else None
         return PolicyRulePage(
             items=tuple(rule_of(each) for each in found[:limit]),
-            next_cursor=paging.cursor_at((last.key_id or NO_KEY, last.pattern or "", last.field))
-            if last
-            else None,
+            next_cursor=cursor_at((last.key_id or NO_KEY, last.pattern or "", last.field)) if last else None,
         )
 
 

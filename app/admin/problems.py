@@ -22,6 +22,7 @@ from app.admin.errors import (
 )
 from app.problems import INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNKNOWN_PATH, Headers
 from db.postgres import is_outage
+from domain.drains import BackendUnknown, ReasonMissing
 from domain.errors import (
     BadRequest,
     BodyTooLarge,
@@ -207,6 +208,8 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
         IDEMPOTENCY_KEY_REUSED,
         "This Idempotency-Key came with another request before. Choose a new one for each creation.",
     ),
+    BackendUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
+    ReasonMissing: _field("#/reason"),
     SlugInvalid: _field("#/slug"),
     NameMissing: _field("#/name"),
     TimeZoneUnknown: _field("#/timeZone"),

@@ -13,12 +13,14 @@ from litestar.params import QueryParameter
 
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
+from app.admin.backends import BackendController
 from app.admin.errors import FieldError, InvalidFields
 from app.admin.grants import KeyGrantController, TenantGrantController
 from app.admin.keys import KeyController
 from app.admin.limits import KeyLimitController, TenantLimitController
 from app.admin.logins import Caller
 from app.admin.me import MeController
+from app.admin.models import ModelController
 from app.admin.policies import (
     KeyGrantPolicyController,
     KeyPolicyController,
@@ -28,6 +30,7 @@ from app.admin.policies import (
 from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, told
 from app.admin.revocations import RevocationController
 from app.admin.tenants import TenantController
+from app.admin.usage import UsageController
 
 ROOT: Final = "/admin/v1"
 
@@ -71,6 +74,9 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     KeyGrantPolicyController,
                     AuditController,
                     RevocationController,
+                    BackendController,
+                    ModelController,
+                    UsageController,
                 ],
                 dependencies={
                     "admin": Provide(admin, sync_to_thread=False),

@@ -11,6 +11,7 @@ from app.admin import etags, paging
 from app.admin.contract import Answered, Asked, JsonBody, Moment, Name
 from app.admin.handed import Admin, By
 from app.admin.idempotency import Created, IdempotencyKey, Once
+from app.cursors import cursor_at
 from db.postgres import UnitOfWork
 from domain import tenants as domain
 from domain.tenants import TenantStatus
@@ -106,9 +107,7 @@ class TenantController(Controller):
         async with admin.database.unit_of_work(caller.actor) as work:
             found = await work.tenants.list(after=after, limit=limit + 1)
         items = tuple(tenant_of(each) for each in found[:limit])
-        return TenantPage(
-            items=items, next_cursor=paging.cursor_at(items[-1].slug) if len(found) > limit else None
-        )
+        return TenantPage(items=items, next_cursor=cursor_at(items[-1].slug) if len(found) > limit else None)
 
     @post(
         operation_id="createTenant",

@@ -134,7 +134,7 @@ async def first_answer(
     ModelForbidden
         Every candidate said that it does not have the model.
     NoCandidate
-        All were busy, or the request could not wait for a place any longer.
+        All were busy or were drained meanwhile, or the request could not wait for a place any longer.
     AnswerGivenUp
         A backend ended its answer in the middle.
     UpstreamExhausted
@@ -144,12 +144,14 @@ async def first_answer(
     """
     attempts = _Attempts()
     untried = rank(order.candidates, gateway.cooldown.cooling())
-    while untried:
+    while untried := _in_service(untried, gateway):
         if ticket is None:
             candidate = untried[0]
         else:
             candidate = await _placed(untried, order, gateway, ticket, downstream)
         untried = tuple([each for each in untried if each is not candidate])
+        if candidate.backend in gateway.catalogue.index.drained:
+            continue
         if attempts.made:
             gateway.count_failover(tally.attempted[-1])
         attempts.made += 1
@@ -176,6 +178,12 @@ async def first_answer(
         if attempts.server_errors >= SERVER_ERRORS_BEFORE_STOP:
             break
     raise attempts.refusal()
+
+
+def _in_service(untried: tuple[Candidate, ...], gateway: Gateway) -> tuple[Candidate, ...]:
+    """Leave out whoever was drained since the request was let in."""
+    drained = gateway.catalogue.index.drained
+    return tuple([each for each in untried if each.backend not in drained]) if drained else untried
 
 
 async def _placed(

@@ -216,6 +216,7 @@ class Gateway:
         self.metrics.model_table_age.set(self.catalogue.age_s())
         for state in self.catalogue.index.backends:
             self.metrics.backend_up.labels(state.name).set(state.condition is BackendCondition.OK)
+            self.metrics.backend_drained.labels(state.name).set(state.drained)
 
 
 def first_of_month(moment: datetime) -> date:

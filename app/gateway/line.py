@@ -47,6 +47,8 @@ class Terms:
         Bounds of every line.
     cooling
         The backends that are in cooldown now.
+    drained
+        The backends that an operator has taken out of service.
     draining
         Whether this process is told to stop: then nobody waits any more.
     """
@@ -60,6 +62,7 @@ class Terms:
         longest_wait_s: float,
         processes: LiveProcesses,
         cooling: Callable[[], Collection[str]],
+        drained: Callable[[], Collection[str]],
         draining: Callable[[], bool],
         metrics: Metrics,
         now: Callable[[], float] = time.monotonic,
@@ -70,6 +73,7 @@ class Terms:
         self.longest_wait_s = longest_wait_s
         self.processes = processes
         self.cooling = cooling
+        self.drained = drained
         self.draining = draining
         self.metrics = metrics
         self.now = now
@@ -130,7 +134,8 @@ class Ticket:
         Raises
         ------
         NoCandidate
-            Too many wait already; it took too long; or Redis is away, and nobody knows what this process may use.
+            Too many wait already; it took too long; all were drained meanwhile; or Redis is away, and nobody knows
+            what this process may use.
         Unavailable
             This process was told to stop meanwhile.
         """
@@ -162,9 +167,14 @@ class Ticket:
             self._terms.metrics.time_in_line.observe(seconds)
 
     def options(self) -> tuple[tuple[str, ...], Candidate | None]:
-        """Return the backends it wants a place at, the best first, and the candidate after them that needs none."""
+        """Return the backends it wants a place at, the best first, and the candidate after them that needs none.
+
+        Neither is left if all are drained.
+        """
         wants: list[str] = []
-        for candidate in eligible(self._untried, self._terms.cooling()):
+        drained = self._terms.drained()
+        in_service = [each for each in self._untried if each.backend not in drained]
+        for candidate in eligible(in_service, self._terms.cooling()):
             if candidate.backend not in self._terms.caps:
                 return tuple(wants), candidate
             wants.append(candidate.backend)
@@ -302,6 +312,8 @@ class Line:
                 self._decide(ticket, self._terms.refusal("too_long"))
             elif free is not None and not wants:
                 self._decide(ticket, free)
+            elif not wants:
+                self._decide(ticket, self._terms.refusal("drained"))
             else:
                 wanted.append(Wanted(number, ticket.arrival, free is None, wants))
         return wanted

@@ -44,7 +44,7 @@ class Listing:
     """The merged lists of one snapshot, newest model first as Ollama sorts them."""
 
     def __init__(self, index: ModelIndex) -> None:
-        states = [state for state in index.backends if state.condition in _LISTED]
+        states = [state for state in index.backends if state.condition in _LISTED and not state.drained]
         listed = (_merge(hosted) for hosted in _by_name(states).values())
         self.models = tuple(
             sorted((m for m in listed if m is not None), key=lambda model: model.modified, reverse=True)

@@ -1,4 +1,4 @@
-"""Every write of tenants, keys, grants, limits and policies leaves one event for each thing it changed."""
+"""Every write of tenants, keys, grants, limits, policies and backends leaves one event for each thing it changed."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from db.backend_states import BackendStates
 from db.grants import Grants
 from db.keys import Keys
 from db.limits import LimitLevels
@@ -30,7 +31,7 @@ READS = {
     *(Tenants.list, Tenants.get, Tenants.owner_of_key),
     *(Keys.list, Keys.get),
     *(Grants.list, Grants.get, LimitLevels.list, LimitLevels.get, LimitLevels.of_keys),
-    *(Policies.list, Policies.get),
+    *(Policies.list, Policies.get, BackendStates.drained),
 }
 
 
@@ -71,6 +72,7 @@ async def world(database: Database, peppers: PepperRing) -> World:
         (grant,) = await uow.grants(tenant.id).list(below=False)
         await uow.limits(tenant.id).set({LimitKind.CONCURRENCY: 4}, key=key)
         await uow.policies(tenant.id).set("think", STRIP, key=key, pattern="llama3")
+        await uow.backends.drain("a", "a new card")
     return World(peppers, tenant, key, grant.id)
 
 
@@ -112,6 +114,8 @@ WRITES: dict[Any, tuple[Write, list[tuple[str, tuple[bool, bool]]]]] = {
         lambda w: w.policies.clear("think", key=w.key, pattern="llama3"),
         [("policy.clear", OLD)],
     ),
+    BackendStates.drain: (lambda w: w.uow.backends.drain("b", "moved"), [("backend.drain", NEW)]),
+    BackendStates.undrain: (lambda w: w.uow.backends.undrain("a"), [("backend.undrain", OLD)]),
 }
 
 ALWAYS_NEW = {Tenants.create, Keys.create, Keys.rotate}
@@ -120,7 +124,7 @@ ALWAYS_NEW = {Tenants.create, Keys.create, Keys.rotate}
 def test_no_method_of_a_repository_is_forgotten_here() -> None:
     methods = {
         method
-        for repository in (Tenants, Keys, Grants, LimitLevels, Policies)
+        for repository in (Tenants, Keys, Grants, LimitLevels, Policies, BackendStates)
         for name, method in inspect.getmembers(repository, inspect.iscoroutinefunction)
         if not name.startswith("_")
     }

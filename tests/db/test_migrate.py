@@ -17,7 +17,8 @@ from tests.support.ledger_records import DAY, record
 from tests.support.servers import Databases
 
 TABLES = [
-    *("api_keys", "audit_events", "key_limits", "model_grants", "remembered_creations", "revocations"),
+    *("api_keys", "audit_events", "backend_states", "key_limits", "model_grants", "remembered_creations"),
+    "revocations",
     *("tenant_limits", "tenants"),
     *("usage_daily", "usage_hourly", "usage_pruned_months", "usage_records", "usage_touched_hours"),
 ]
@@ -162,7 +163,7 @@ def forget(scripts: Path, revision: str) -> None:
             script.unlink()
 
 
-@pytest.mark.parametrize(("before", "revision"), [("0001", "0002"), ("0002", "0003")])
+@pytest.mark.parametrize(("before", "revision"), [("0001", "0002"), ("0002", "0003"), ("0003", "0004")])
 async def test_undoing_a_migration_leaves_the_schema_before_it(
     empty_database_url: str, postgres: Databases, scripts: Path, before: str, revision: str
 ) -> None:

@@ -89,6 +89,26 @@ def test_only_backends_with_the_first_ones_digest_embed(digests: list[str], sile
     assert len(found.candidates("m:1")) == 3
 
 
+@pytest.mark.parametrize(("digests", "asked"), [("111", "bc"), ("121", "c"), ("122", "")])
+def test_a_drained_backend_is_nobody_s_candidate_and_still_decides_which_digest_embeds(
+    digests: str, asked: str
+) -> None:
+    found = index(
+        *(
+            backend(name, hosted("m:1", digest=digest), drained=name == "a")
+            for name, digest in zip("abc", digests, strict=True)
+        )
+    )
+
+    assert names(found.candidates("m:1")) == ["b", "c"]
+    assert "".join(names(found.embedders("m:1"))) == asked
+    assert found.drained == {"a"}
+
+
+def test_a_model_of_drained_backends_alone_is_not_hosted() -> None:
+    assert index(backend("a", MODEL, drained=True)).candidates("m:1") == ()
+
+
 def test_a_model_nobody_hosts_has_no_embedders() -> None:
     assert index(backend("a", MODEL)).embedders("other:1") == ()
 

@@ -164,6 +164,7 @@ class House:
         self.url = url
         self.alive: set[str] = set()
         self.cooling: set[str] = set()
+        self.drained: set[str] = set()
         self.draining = False
         self._stack = stack
         self._listening: dict[str, asyncio.Task[None]] = {}
@@ -191,6 +192,7 @@ class House:
             longest_wait_s=longest_wait_s,
             processes=processes,
             cooling=lambda: self.cooling,
+            drained=lambda: self.drained,
             draining=lambda: self.draining,
             metrics=Metrics(),
         )
@@ -223,6 +225,7 @@ def no_places(metrics: Metrics) -> Places:
         longest_wait_s=1,
         processes=LiveProcesses("test", seen=_nobody),
         cooling=tuple,
+        drained=tuple,
         draining=lambda: False,
         metrics=metrics,
     )

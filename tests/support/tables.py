@@ -26,6 +26,7 @@ def backend(
     condition: BackendCondition = BackendCondition.OK,
     version: str | None = "0.33.0",
     last_ok_at: datetime = WRITTEN_AT,
+    drained: bool = False,
 ) -> BackendState:
     """Build one backend whose config digest is that of `config_digests`."""
     return BackendState(
@@ -36,6 +37,7 @@ def backend(
         version=version,
         last_ok_at=last_ok_at,
         polled_at=last_ok_at,
+        drained=drained,
     )
 
 

@@ -47,6 +47,14 @@ class World:
         self.redis = redis
         self.clock = Clock()
         self.reader = ModelTableReader(redis)
+        self.writer = ModelTableWriter(redis)
+        self.drained: frozenset[str] | Exception = frozenset()
+
+    async def read_drained(self) -> frozenset[str]:
+        """Stand for Postgres, which may be out of reach."""
+        if isinstance(self.drained, Exception):
+            raise self.drained
+        return self.drained
 
     def discovery(
         self, *backends: tuple[str, str], timeout_s: float = 5.0, min_gap_s: float = 0.0, **fields: object
@@ -57,9 +65,10 @@ class World:
                 for name, url in backends
             ),
             reader=self.reader,
-            writer=ModelTableWriter(self.redis),
+            writer=self.writer,
             timeout_s=timeout_s,
             stale_s=STALE_S,
+            drained=self.read_drained,
             min_gap_s=min_gap_s,
             clock=self.clock,
         )
@@ -244,6 +253,51 @@ async def test_two_workers_polling_at_once_both_succeed(
 
             assert [state.condition for state in (await world.table()).backends] == [OK, OK]
             world.clock.advance(1)
+
+
+async def test_a_table_written_meanwhile_does_not_cost_what_this_poll_learned(
+    world: World, a: ScriptedBackend, b: ScriptedBackend
+) -> None:
+    b.scripts["/api/version"] = None
+    async with (
+        world.discovery(("a", a.url), ("b", b.url), timeout_s=1) as discovery,
+        world.reader.changes() as changes,
+    ):
+        await anext(changes)
+        poll = asyncio.create_task(discovery.poll())
+        first = await anext(changes)
+        table = await world.table()
+        assert await world.writer.replace(table.backends, based_on=first, now=world.clock.now)
+        await poll
+
+    assert (await world.state("b")).error == "timeout"
+
+
+async def test_a_drained_backend_is_polled_on_and_marked(
+    world: World, a: ScriptedBackend, b: ScriptedBackend
+) -> None:
+    world.drained = frozenset({"a", "not configured"})
+    async with world.discovery(("a", a.url), ("b", b.url)) as discovery:
+        await discovery.poll()
+
+    found = [(state.name, state.condition, state.drained) for state in (await world.table()).backends]
+    assert found == [("a", OK, True), ("b", OK, False)]
+
+
+async def test_while_postgres_is_away_what_was_drained_stays_drained_also_for_a_new_worker(
+    world: World, a: ScriptedBackend
+) -> None:
+    world.drained = frozenset({"a"})
+    async with world.discovery(("a", a.url)) as discovery:
+        await discovery.poll()
+    world.drained = OSError()
+    with capture_logs() as logs:
+        async with world.discovery(("a", a.url)) as another:
+            await another.poll()
+            await another.poll()
+
+    assert (await world.state()).drained
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["drains_unreadable"]
 
 
 async def test_every_poll_makes_a_new_version(world: World, a: ScriptedBackend) -> None:

@@ -12,11 +12,12 @@ from structlog.testing import capture_logs
 
 from db.redis.connection import connect_patient
 from db.redis.queue import GatewayQueue
+from db.tables import CHANNEL
 from db.tasks import end
 from domain.jobs import REVOCATION_FANOUT
 from tests.support.rows import ONE, add_acme
 from tests.support.waiting import until
-from worker.listener import APPLICATION_NAME, RECONNECT_PAUSE_S, RevocationListener
+from worker.listener import APPLICATION_NAME, RECONNECT_PAUSE_S, Listener
 
 PATIENCE_S = 10
 FLIP = "UPDATE api_keys SET path_allowed = NOT path_allowed WHERE id = $1"
@@ -40,11 +41,15 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def listener(database_url: str, queue: GatewayQueue) -> AsyncIterator[RevocationListener]:
-    listener = RevocationListener(database_url, queue)
+async def listener(database_url: str, queue: GatewayQueue) -> AsyncIterator[Listener]:
+    listener = listening(database_url, queue)
     task = asyncio.create_task(listener.run())
     yield listener
     await end(task)
+
+
+def listening(database_url: str, queue: GatewayQueue) -> Listener:
+    return Listener(database_url, queue, channel=CHANNEL, order=REVOCATION_FANOUT)
 
 
 async def next_order(queue: GatewayQueue) -> None:
@@ -112,8 +117,8 @@ async def test_a_postgres_that_comes_late_is_found(
     admin = await asyncpg.connect(database_url.rsplit("/", 1)[0] + "/postgres")
     await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     with capture_logs() as log:
-        task = asyncio.create_task(RevocationListener(database_url, queue).run())
-        await until(lambda: logged(log) == ["revocation_listener_disconnected"], within_s=PATIENCE_S)
+        task = asyncio.create_task(listening(database_url, queue).run())
+        await until(lambda: logged(log) == ["listener_disconnected"], within_s=PATIENCE_S)
     try:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
@@ -127,7 +132,7 @@ async def test_without_redis_it_goes_on_listening(database_url: str, sql: asyncp
     nobody = connect_patient(SecretStr("redis://127.0.0.1:1/0"))
     queue = GatewayQueue(nobody)
     with capture_logs() as log:
-        task = asyncio.create_task(RevocationListener(database_url, queue).run())
+        task = asyncio.create_task(listening(database_url, queue).run())
         try:
             await until(lambda: len(log) == 1, within_s=PATIENCE_S)
             await sql.execute(FLIP, ONE)
@@ -137,7 +142,7 @@ async def test_without_redis_it_goes_on_listening(database_url: str, sql: asyncp
             await queue.disconnect()
             await nobody.aclose()
 
-    assert logged(log) == ["revocation_fanout_not_ordered"] * 2
+    assert logged(log) == ["heard_job_not_ordered"] * 2
 
 
 def logged(log: list[MutableMapping[str, Any]]) -> list[str]:

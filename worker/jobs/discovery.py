@@ -16,8 +16,9 @@ import structlog
 from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
 from domain.backends import BackendSpec, config_digest
-from domain.model_table import BackendCondition, BackendState
+from domain.model_table import BackendCondition, BackendState, ModelTable
 from worker.backend_client import BackendAnswer, BackendClient, PollFailed
+from worker.jobs.drains import KnownDrains, ReadDrained
 
 # Answers that come within this time are stored together.
 _WAVE_S: Final = 0.25
@@ -50,6 +51,8 @@ class Discovery:
         The least time between two polls, whoever asks for them.
     clock
         The time of day, with time zone.
+    drained
+        Returns the names of the backends that operators have drained; may raise anything.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Discovery:
         writer: ModelTableWriter,
         timeout_s: float,
         stale_s: float,
+        drained: ReadDrained,
         min_gap_s: float = MIN_GAP_S,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -71,6 +75,7 @@ class Discovery:
         self._reader = reader
         self._writer = writer
         self._stale = timedelta(seconds=stale_s)
+        self._drains = KnownDrains(drained)
         self._min_gap_s = min_gap_s
         self._clock = clock
         # What the table held when we last saw it: a Redis that lost its data must not cost a failing backend
@@ -112,24 +117,32 @@ class Discovery:
 
     async def _recall(self) -> int:
         """Return the table's version; take over what is newer in it; keep the gap to the last poll."""
+        for name, digest in self._digests.items():
+            self._states.setdefault(name, BackendState(name, digest, BackendCondition.UNKNOWN))
+        version, table = await self._take_over()
+        if table is None:
+            return version
+        age_s = (self._clock() - table.written_at).total_seconds()
+        # Two machines' clocks may differ, hence both bounds.
+        await asyncio.sleep(min(max(self._min_gap_s - age_s, 0), self._min_gap_s))
+        return version
+
+    async def _take_over(self) -> tuple[int, ModelTable | None]:
+        """Take over what is newer in the table than what we know; return its version and the table itself."""
         version = await self._reader.read_version() or 0
         try:
             table = await self._reader.read_table()
         except msgspec.MsgspecError:
             _log.warning("model_table_unreadable", version=version)
             table = None
-        for name, digest in self._digests.items():
-            self._states.setdefault(name, BackendState(name, digest, BackendCondition.UNKNOWN))
         if table is None:
-            return version
+            return version, None
+        self._drains.remember(table)
         for state in table.backends:
             known = self._states.get(state.name)
             if known is not None and known.config_digest == state.config_digest and _is_newer(state, known):
                 self._states[state.name] = state
-        age_s = (self._clock() - table.written_at).total_seconds()
-        # Two machines' clocks may differ, hence both bounds.
-        await asyncio.sleep(min(max(self._min_gap_s - age_s, 0), self._min_gap_s))
-        return version
+        return version, table
 
     async def _ask(self, name: str) -> BackendAnswer | PollFailed:
         try:
@@ -163,14 +176,16 @@ class Discovery:
         )
 
     async def _store(self, based_on: int) -> int:
-        table = await self._writer.replace(
-            tuple(self._states[name] for name in self._digests), based_on=based_on, now=self._clock()
-        )
-        if table is not None:
-            return table.version
-        # Another worker polled at the same time. Its answers are as fresh as ours; our next ones follow.
-        _log.debug("model_table_written_by_another", based_on=based_on)
-        return await self._reader.read_version() or 0
+        """Store what we know on top of a table, or of whatever has replaced it; return the new version."""
+        while True:
+            # Read after the version: a drain that comes later than this has replaced the table, or will.
+            states = await self._drains.marked([self._states[name] for name in self._digests])
+            table = await self._writer.replace(states, based_on=based_on, now=self._clock())
+            if table is not None:
+                return table.version
+            # Another worker polled at the same time, or a drain was folded in.
+            _log.debug("model_table_written_by_another", based_on=based_on)
+            based_on, _ = await self._take_over()
 
     def _report(self, before: Mapping[str, BackendState]) -> None:
         for name in self._digests:

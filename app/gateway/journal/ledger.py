@@ -181,7 +181,7 @@ async def running_ledger(
     directory: Path,
     *,
     stream: HolderStream,
-    enqueue: Callable[[], Awaitable[None]],
+    enqueue: Callable[[], Awaitable[object]],
     size: JournalSize | None = None,
     pace: Pace | None = None,
     on_adopted: Callable[[Sequence[UsageRecord]], None] = lambda _: None,

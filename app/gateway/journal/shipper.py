@@ -118,7 +118,7 @@ class Shipper:
         How often.
     """
 
-    def __init__(self, stream: HolderStream, enqueue: Callable[[], Awaitable[None]], pace: Pace) -> None:
+    def __init__(self, stream: HolderStream, enqueue: Callable[[], Awaitable[object]], pace: Pace) -> None:
         self._stream = stream
         self._enqueue = enqueue
         self._pace = pace

@@ -118,6 +118,11 @@ class BackendUpstream:
             shortest_deadline_s=min(deadlines.first_byte_s, deadlines.idle_s),
         )
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests of this process the backend has."""
+        return self._pool.busy
+
     async def post(
         self,
         path: bytes,

@@ -59,6 +59,11 @@ class ConnectionPool:
         self._emptied: asyncio.Event | None = None
         self._closed = False
 
+    @property
+    def busy(self) -> int:
+        """How many connections carry a request, or are being opened for one."""
+        return len(self._open) - len(self._idle) + self._connecting
+
     def take_idle(self) -> Connection | None:
         """Return the connection that was used last, if one is free right now."""
         while self._idle:

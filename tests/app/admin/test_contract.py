@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from app.admin.contract import decoded, pointer, utc
 from app.admin.errors import InvalidFields
 from app.admin.key_contract import KeyChange, KeyRotation, NewKey
-from app.admin.paging import cursor_at, place_of
+from app.admin.paging import place_of
 from app.admin.tenants import NewTenant, TenantChange
+from app.cursors import cursor_at
 from domain.errors import BadRequest
 
 KINDS: list[type[msgspec.Struct]] = [NewTenant, TenantChange, NewKey, KeyChange, KeyRotation]

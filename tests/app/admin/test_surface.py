@@ -13,14 +13,18 @@ from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from app.admin.administration import Administration
+from app.admin.fleet import Fleet
 from app.admin.logins import Caller
 from app.admin.problems import KINDS, TYPE_PREFIX
 from app.admin.surface import admin_service
 from app.gateway.body import Bodies
+from app.gateway.catalogue import Catalogue
+from app.gateway.cooldown import Cooldown
 from app.main import create_app
 from app.settings import load_app_settings
 from db.postgres import Database, create_engine
 from db.redis.connection import connect_hot
+from db.redis.model_table_read import ModelTableReader
 from domain.keys import PepperRing, mint_pepper
 from domain.tenants import Actor
 from domain.values import Role
@@ -73,19 +77,26 @@ def rooms(engine: AsyncEngine, stack: AsyncExitStack) -> Rooms:
     redis = connect_hot(SecretStr("redis://127.0.0.1:1/0"), timeout_ms=500)
     stack.push_async_callback(redis.aclose)
     stack.push_async_callback(engine.dispose)
+    catalogue = Catalogue(reader=ModelTableReader(redis), config_digests={}, cooldown=Cooldown())
     administration = Administration(
         database=Database(engine),
         redis=redis,
         logins=None,  # type: ignore[arg-type] # the door's affair
         bodies=Bodies(max_bytes=1, base_timeout_s=1, max_buffered_bytes=1),
         peppers=PepperRing.parse(mint_pepper("p1")),
+        fleet=Fleet((), catalogue=catalogue, redis=redis),
+        reports=engine,
         followers=(),
     )
     return Rooms(admin_service(lambda: administration))
 
 
 @pytest.mark.parametrize(
-    "path", ["/me", "/tenants", "/tenants/x", "/tenants/x/keys", "/audit", "/revocations/lag"]
+    "path",
+    [
+        *("/me", "/tenants", "/tenants/x", "/tenants/x/keys", "/audit", "/revocations/lag"),
+        *("/backends", "/usage/rows", "/usage/sums", "/usage/export"),
+    ],
 )
 async def test_without_postgres_one_is_told_to_come_back(stack: AsyncExitStack, path: str) -> None:
     nobody = create_engine(ENVIRON["DATABASE_URL"], application_name="test")

@@ -30,6 +30,14 @@ def only(*backends: BackendState) -> dict[str, Any]:
     return entry
 
 
+def test_what_only_drained_backends_host_is_not_listed() -> None:
+    shared, own = hosted("shared:1"), hosted("own:1")
+
+    listed = native(backend("a", shared, own, drained=True), backend("b", shared))
+
+    assert [model["name"] for model in listed] == ["shared:1"]
+
+
 def test_one_model_is_listed_as_its_backend_tells_it() -> None:
     model = hosted(
         "qwen3:8b",
