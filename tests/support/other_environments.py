@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from tests.support.langchain import install_langchain
-from tests.support.node import install_clients
+from tests.support.node import install_clients, install_sdk_tools
 from tests.support.scenes import CannotRun
 
 _CANNOT: Final = 75
@@ -16,7 +16,7 @@ _CANNOT: Final = 75
 def main() -> int:
     """Install what can be, say what cannot, and return the exit code."""
     code = 0
-    for install in (install_clients, install_langchain):
+    for install in (install_clients, install_sdk_tools, install_langchain):
         try:
             install()
         except CannotRun as reason:
