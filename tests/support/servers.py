@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import redis
+
 from app.embedded.binaries import postgres_bin
 from app.embedded.postgres import PostgresServer
 from app.embedded.process import unprivileged_account
@@ -77,24 +79,29 @@ class Databases:
 class RedisDatabases:
     """An embedded Valkey that hands out logical databases.
 
-    Number 0 is for single tests; fixtures that live longer claim one of their own.
+    Number 0 is for single tests; what lives longer claims one of its own.
     """
 
     def __init__(self, port: int, server: ValkeyServer) -> None:
         self._port = port
         self._server = server
-        self._numbers = count(1)
+        self._free = [*range(DATABASES - 1, 0, -1)]
 
     def url(self, number: int = 0) -> str:
         """Return the address of the logical database of that number."""
         return self._server.url(self._port, number)
 
-    def claim(self) -> str:
-        """Return the address of a logical database that nobody else gets."""
-        number = next(self._numbers)
-        if number >= DATABASES:
+    @contextmanager
+    def claimed(self) -> Iterator[str]:
+        """Give the address of an empty logical database that nobody else gets within the block."""
+        if not self._free:
             raise RuntimeError("more logical databases claimed than the server has")
-        return self.url(number)
+        number = self._free.pop()
+        url = self.url(number)
+        yield url
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        self._free.append(number)
 
 
 @contextmanager
