@@ -1,6 +1,8 @@
 """Fixtures every test may use: real servers, one event loop, and no way out of the machine."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -16,6 +18,32 @@ from tests.support.servers import Databases, RedisDatabases, running_postgres, r
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
 keep_inside()
+
+# Where Python may not keep what it compiled, each of the many programs that tests start compiles all of it anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+_LONGEST_FIRST = (
+    "tests/journeys/test_kill_schedule.py",
+    "tests/journeys/",
+    "tests/app/cli/",
+    "tests/app/embedded/",
+    "tests/app/",
+    "tests/db/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that no process works on alone at the end."""
+
+    def turn(item: pytest.Item) -> int:
+        return next(
+            (turn for turn, path in enumerate(_LONGEST_FIRST) if item.nodeid.startswith(path)),
+            len(_LONGEST_FIRST),
+        )
+
+    items.sort(key=turn)
+
 
 # A shell starts what runs in the background with SIGINT ignored, and what a test starts inherits that. Whoever has a
 # handler instead gives its children the default back.
