@@ -54,6 +54,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
 class BackendState(msgspec.Struct, frozen=True):
     """One backend as of the last poll. `error` is a class of failure for operators, never upstream text.
 
+    `last_ok_at` is when it was asked what it last answered well.
     `drained`: an operator has taken it out of service. It is polled on, and gets no new requests.
     """
 

@@ -1,6 +1,8 @@
 """Fixtures every test may use: real servers, one event loop, and no way out of the machine."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,9 +13,37 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import migrate
 from db.postgres import create_engine
 from tests.support.guard import keep_inside
+from tests.support.homes import Home, Homes
 from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
+from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
 keep_inside()
+
+# Where Python may not keep what it compiled, each of the many programs that tests start compiles all of it anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+_LONGEST_FIRST = (
+    "tests/journeys/test_kill_schedule.py",
+    "tests/journeys/",
+    "tests/app/cli/",
+    "tests/app/embedded/",
+    "tests/app/",
+    "tests/db/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that no process works on alone at the end."""
+
+    def turn(item: pytest.Item) -> int:
+        return next(
+            (turn for turn, path in enumerate(_LONGEST_FIRST) if item.nodeid.startswith(path)),
+            len(_LONGEST_FIRST),
+        )
+
+    items.sort(key=turn)
+
 
 # A shell starts what runs in the background with SIGINT ignored, and what a test starts inherits that. Whoever has a
 # handler instead gives its children the default back.
@@ -71,7 +101,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[RedisDatabases]:
-    """Run a Valkey for this process; `claim()` gives a longer-lived fixture its own logical database."""
+    """Run a Valkey for this process; `claimed()` gives what lives longer its own logical database."""
     with running_valkey() as databases:
         yield databases
 
@@ -83,3 +113,35 @@ def redis_url(valkey: RedisDatabases) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture(scope="session")
+def homes(
+    postgres: Databases,
+    migrated_template: str,
+    valkey: RedisDatabases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Homes:
+    """Give who makes homes for gateways, each of its own."""
+    return Homes(postgres, migrated_template, valkey, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def home(homes: Homes) -> Iterator[Home]:
+    """Give the home of a module's own gateway."""
+    with homes.one() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def own_valkey() -> Iterator[StoppableValkey]:
+    """Run a Valkey that only this module uses, and may stop."""
+    with stoppable_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="module")
+def own_home(homes: Homes, own_valkey: StoppableValkey) -> Iterator[Home]:
+    """Give the home of a module's own gateway, in a Valkey that may be stopped."""
+    with homes.one(redis_url=own_valkey.url) as home:
+        yield home

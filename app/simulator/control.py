@@ -81,7 +81,7 @@ class Control:
             self._faults.add(order)
 
     def _withdraw_faults(self, exchange: Exchange) -> None:
-        self._faults.clear()
+        self._faults.clear(but=dict(parse_qsl(exchange.request.query)).get("but"))
         _reply(exchange, {"ok": True})
 
     def _replace_models(self, exchange: Exchange) -> None:

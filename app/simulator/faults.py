@@ -86,10 +86,13 @@ class FaultBook:
         self._orders.append((order, canonical_name(order.model) if order.model else None))
         self._left.append(order.count)
 
-    def clear(self) -> None:
-        """Withdraw all orders."""
-        self._orders.clear()
-        self._left.clear()
+    def clear(self, *, but: str | None = None) -> None:
+        """Withdraw all orders, those `but` that are for this path."""
+        kept = [
+            index for index, (order, _) in enumerate(self._orders) if but is not None and order.path == but
+        ]
+        self._orders = [self._orders[index] for index in kept]
+        self._left = [self._left[index] for index in kept]
 
     def take(self, path: str, *, inference: bool, model: str = "") -> Order | None:
         """Return the order that hits this request, None if none does."""

@@ -1,48 +1,32 @@
 """One running gateway per test process, and its three simulated Ollamas."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.fleet import DESCRIBED, Fleet, started_fleet
 from tests.support.gateway import Gateway, Key
-from tests.support.servers import Databases, RedisDatabases
+from tests.support.homes import Homes
 
 ORIGIN = "https://chat.example.org"
 """Whose pages may call the gateway from a browser."""
 
 
 @pytest.fixture(scope="session")
-async def running(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
+async def running(homes: Homes) -> AsyncIterator[Gateway]:
     """Run a gateway of one app process over three backends."""
-    directory: Path = tmp_path_factory.mktemp("gateway")
-    async with AsyncExitStack() as stack:
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey.claim(),
-            backends=await started_fleet(stack),
-            directory=directory,
-            described=DESCRIBED,
-            settings={
-                "GATEWAY_MAX_BODY_BYTES": str(4 << 20),
-                "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
-                "MODEL_DISCOVERY_TIMEOUT_SECONDS": "1",
-                "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
-                "GATEWAY_PATH_KEYS": "true",
-                "GATEWAY_CORS_ORIGINS": ORIGIN,
-            },
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
-        yield gateway
+    settings = {
+        "GATEWAY_MAX_BODY_BYTES": str(4 << 20),
+        "GATEWAY_BODY_TIMEOUT_SECONDS": "1",
+        "MODEL_DISCOVERY_TIMEOUT_SECONDS": "1",
+        "GATEWAY_WRITE_TIMEOUT_SECONDS": "1",
+        "GATEWAY_PATH_KEYS": "true",
+        "GATEWAY_CORS_ORIGINS": ORIGIN,
+    }
+    with homes.one() as home:
+        async with home.running(*started_fleet(), described=DESCRIBED, settings=settings) as gateway:
+            yield gateway
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,10 @@ from tests.support.asking import (
 from tests.support.counts import count
 from tests.support.fleet import COMMON, EMBEDDER
 from tests.support.gateway import Gateway, Key
+from tests.support.homes import Home
 from tests.support.leaving_client import LeavingClient, leaving_client
 from tests.support.ollama import SimulatedOllama
 from tests.support.pictures import jpeg, png, text, webp
-from tests.support.servers import Databases, RedisDatabases
 
 MAX_BODY: Final = 1 << 20
 HELD: Final = "nng_buffered_request_bytes"
@@ -33,29 +33,16 @@ STUCK: Final = count(16, 500)
 
 
 @pytest.fixture(scope="module")
-async def small(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
+async def small(home: Home) -> AsyncIterator[Gateway]:
     """Run a gateway that holds no more than its largest body."""
-    async with AsyncExitStack() as stack:
-        backend = SimulatedOllama.start(models=f"{COMMON}:latest,{EMBEDDER}:latest", token_interval_ms=1)
-        stack.push_async_callback(backend.stop)
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey.claim(),
-            backends=[backend],
-            directory=tmp_path_factory.mktemp("bodies"),
-            settings={
-                "GATEWAY_MAX_BODY_BYTES": str(MAX_BODY),
-                "GATEWAY_MAX_BUFFERED_BYTES": str(MAX_BODY),
-                "GATEWAY_BODY_TIMEOUT_SECONDS": "60",
-            },
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+    async with home.running(
+        SimulatedOllama.start(models=f"{COMMON}:latest,{EMBEDDER}:latest", token_interval_ms=1),
+        settings={
+            "GATEWAY_MAX_BODY_BYTES": str(MAX_BODY),
+            "GATEWAY_MAX_BUFFERED_BYTES": str(MAX_BODY),
+            "GATEWAY_BODY_TIMEOUT_SECONDS": "60",
+        },
+    ) as gateway:
         yield gateway
 
 

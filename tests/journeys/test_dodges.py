@@ -21,11 +21,11 @@ from tests.support.asking import (
 )
 from tests.support.fleet import EMBEDDER
 from tests.support.gateway import Gateway
+from tests.support.homes import Home
 from tests.support.leaving_client import leaving_client
-from tests.support.limited import LARGE, Limited, moved_to, reserved_by, running_limited, tokens_left
+from tests.support.limited import LARGE, Limited, moved_to, reserved_by, tokens_left
 from tests.support.ollama import SimulatedOllama
 from tests.support.pictures import png
-from tests.support.servers import Databases, RedisDatabases
 
 TOO_MANY: Final = httpx.codes.TOO_MANY_REQUESTS
 TOKENS: Final = 40
@@ -53,19 +53,9 @@ BODIES: Final = {
 
 
 @pytest.fixture(scope="module")
-async def instance(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
+async def instance(home: Home) -> AsyncIterator[Gateway]:
     backend = SimulatedOllama.start(models=f"{MODEL}:latest,{EMBEDDER}:latest,{FRESH}", tokens=TOKENS)
-    async with running_limited(
-        database_url=postgres.create(template=migrated_template),
-        redis_url=valkey.claim(),
-        directory=tmp_path_factory.mktemp("dodges"),
-        backend=backend,
-    ) as gateway:
+    async with home.running(backend) as gateway:
         yield gateway
 
 

@@ -20,10 +20,10 @@ from tests.support.asking import (
 )
 from tests.support.fleet import PACED
 from tests.support.gateway import Gateway, Key
+from tests.support.homes import Home
 from tests.support.leaving_client import leaving_client
-from tests.support.limited import LARGE, Limited, moved_to, running_limited
+from tests.support.limited import LARGE, Limited, moved_to
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases, RedisDatabases
 
 TOKENS: Final = 8
 PACE_MS: Final = 25
@@ -42,18 +42,9 @@ PROMPT_TOKENS: Final = PROMPT_CHARS // 4
 
 
 @pytest.fixture(scope="module")
-async def instance(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
-    async with running_limited(
-        database_url=postgres.create(template=migrated_template),
-        redis_url=valkey.claim(),
-        directory=tmp_path_factory.mktemp("leaving"),
-        backend=SimulatedOllama.start(models=f"{MODEL}:latest,{PACED}", tokens=TOKENS),
-    ) as gateway:
+async def instance(home: Home) -> AsyncIterator[Gateway]:
+    backend = SimulatedOllama.start(models=f"{MODEL}:latest,{PACED}", tokens=TOKENS)
+    async with home.running(backend) as gateway:
         yield gateway
 
 

@@ -2,32 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
 
-from domain.limits import LimitKind
-from domain.tenants import Actor
 from tests.support.asking import MODEL, NATIVE_STREAM, SHAPES, Shape, ask, is_refusal
 from tests.support.gateway import Gateway, Key
+from tests.support.homes import Home
+from tests.support.limited import limited_key
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 
 TOO_MANY: Final = httpx.codes.TOO_MANY_REQUESTS
 LARGE: Final = 1_000_000
 WITHIN_S: Final = 20.0
 OPTIONS: Final = {"num_predict": 100}
-
-
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[StoppableValkey]:
-    with stoppable_valkey() as valkey:
-        yield valkey
 
 
 class Site:
@@ -41,11 +33,7 @@ class Site:
 
     async def key(self, **limits: int) -> Key:
         """Return the key of a new tenant with these limits."""
-        key = await self.gateway.tenant()
-        changes = {LimitKind(name): limit for name, limit in limits.items()}
-        async with self.gateway.database.unit_of_work(Actor("test")) as work:
-            await work.limits(key.tenant_id).set(changes)
-        return key
+        return await limited_key(self.gateway, **limits)
 
     async def callers(self, key: Key) -> list[httpx.AsyncClient]:
         """Return one client for each process, both of which know the key."""
@@ -72,25 +60,11 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-async def site(
-    postgres: Databases,
-    migrated_template: str,
-    own_valkey: StoppableValkey,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Site]:
+async def site(own_home: Home) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         backend = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=40)
-        stack.push_async_callback(backend.stop)
-        directory: Path = tmp_path_factory.mktemp("limit-outages")
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=own_valkey.url,
-            backends=[backend],
-            directory=directory,
-        )
-        stack.push_async_callback(gateway.aclose)
+        gateway = await stack.enter_async_context(own_home.running(backend))
         neighbour, url = gateway.neighbour()
-        await gateway.start()
         neighbour.start()
         stack.push_async_callback(neighbour.stop)
         site = Site(gateway, (gateway.url, url), stack)

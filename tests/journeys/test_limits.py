@@ -21,10 +21,10 @@ from tests.support.asking import (
     is_refusal,
 )
 from tests.support.gateway import Gateway
+from tests.support.homes import Home
 from tests.support.leaving_client import leaving_client
-from tests.support.limited import LARGE, Limited, reserved_by, running_limited, tokens_left
+from tests.support.limited import LARGE, Limited, reserved_by, tokens_left
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases, RedisDatabases
 
 TOO_MANY: Final = httpx.codes.TOO_MANY_REQUESTS
 WITHIN_S: Final = 10.0
@@ -34,18 +34,8 @@ ASKED: Final[dict[str, Any]] = {"options": {"num_predict": 100}}
 
 
 @pytest.fixture(scope="module")
-async def instance(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
-    async with running_limited(
-        database_url=postgres.create(template=migrated_template),
-        redis_url=valkey.claim(),
-        directory=tmp_path_factory.mktemp("limits"),
-        backend=SimulatedOllama.start(models=f"{MODEL}:latest", tokens=40),
-    ) as gateway:
+async def instance(home: Home) -> AsyncIterator[Gateway]:
+    async with home.running(SimulatedOllama.start(models=f"{MODEL}:latest", tokens=40)) as gateway:
         yield gateway
 
 

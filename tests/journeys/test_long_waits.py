@@ -6,7 +6,6 @@ a takes the faults of what it alone hosts, so that nothing but the test's own fa
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Final
 
 import httpx
@@ -31,9 +30,9 @@ from tests.support.asking import (
     records,
 )
 from tests.support.gateway import Gateway, Key, UsageRow
+from tests.support.homes import Home
 from tests.support.leaving_client import leaving_client
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases, RedisDatabases
 
 SHARED: Final = "shared:1b"
 """Hosted by b and c."""
@@ -60,30 +59,15 @@ of_events = pytest.mark.parametrize("shape", EVENTS, ids=str)
 
 
 @pytest.fixture(scope="module")
-async def running(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
-    async with AsyncExitStack() as stack:
-        backends = []
-        for name, models in HOSTED.items():
-            backends.append(SimulatedOllama.start(name=name, models=models, tokens=TOKENS))
-            stack.push_async_callback(backends[-1].stop)
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey.claim(),
-            backends=backends,
-            directory=tmp_path_factory.mktemp("waits"),
-            described={"c": {"max_in_flight": 1}},
-            settings={
-                "GATEWAY_HEARTBEAT_SECONDS": str(HEARTBEAT_S),
-                "GATEWAY_QUEUE_MAX_WAIT_SECONDS": str(PATIENCE_S),
-            },
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+async def running(home: Home) -> AsyncIterator[Gateway]:
+    async with home.running(
+        *(SimulatedOllama.start(name=name, models=models, tokens=TOKENS) for name, models in HOSTED.items()),
+        described={"c": {"max_in_flight": 1}},
+        settings={
+            "GATEWAY_HEARTBEAT_SECONDS": str(HEARTBEAT_S),
+            "GATEWAY_QUEUE_MAX_WAIT_SECONDS": str(PATIENCE_S),
+        },
+    ) as gateway:
         yield gateway
 
 

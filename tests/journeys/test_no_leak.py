@@ -16,11 +16,11 @@ from redis.asyncio import Redis
 
 from tests.support.asking import ANTHROPIC, NATIVE, OPENAI, RESPONSES, SHAPES, Shape
 from tests.support.canaries import Aviary, Kind, all_of_postgres, all_of_redis
-from tests.support.gateway import METRICS_TOKEN, Gateway, Key
+from tests.support.gateway import METRICS_TOKEN, Key
+from tests.support.homes import Home
 from tests.support.ollama import SimulatedOllama
 from tests.support.pictures import png
 from tests.support.scripted_backend import ScriptedBackend, answer, scripted_backend
-from tests.support.servers import Databases, RedisDatabases
 
 SHARED: Final = "llama3.2"
 """On both backends: the scripted one fails, the simulated one answers."""
@@ -257,13 +257,7 @@ async def aviary() -> Aviary:
 
 
 @pytest.fixture(scope="module")
-async def harvest(
-    aviary: Aviary,
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Harvest]:
+async def harvest(aviary: Aviary, home: Home) -> AsyncIterator[Harvest]:
     """Run a gateway over a chatty backend and a good one, ask it everything, and collect what came out."""
     new = aviary.new
     harvest = Harvest(tenants=[])
@@ -278,16 +272,8 @@ async def harvest(
         ]
         for url in (script.url, good.url):
             aviary.adopt(Kind.TOPOLOGY, url.removeprefix("http://"))
-        redis_url = valkey.claim()
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=redis_url,
-            backends=(),
-            directory=tmp_path_factory.mktemp("leaks"),
-            settings={"OLLAMA_BACKENDS": msgspec.json.encode(specs).decode()},
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+        settings = {"OLLAMA_BACKENDS": msgspec.json.encode(specs).decode()}
+        gateway = await stack.enter_async_context(home.running(settings=settings))
         await gateway.knows(len(specs))
         key = await gateway.tenant(SHARED, ALONE)
         admin = await gateway.admin_key()
@@ -301,7 +287,7 @@ async def harvest(
             assert {200, 400, 403, 404, 502, 503} <= statuses
             metrics = await client.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
         harvest.metrics = metrics.text
-        redis = Redis.from_url(redis_url)
+        redis = Redis.from_url(home.redis_url)
         stack.push_async_callback(redis.aclose)
         harvest.redis = await all_of_redis(redis)
         harvest.journal = "".join(

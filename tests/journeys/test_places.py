@@ -6,9 +6,8 @@ a has four places for each model and b two; c has as many as anybody wants.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -22,11 +21,11 @@ from db.redis.revocation_channel import seen_by
 from tests.support.asking import NATIVE_STREAM, SHAPES, Shape, ask, is_refusal
 from tests.support.counts import count
 from tests.support.gateway import READY_WITHIN_S, Gateway, Key, Program, request_id
+from tests.support.homes import Home
 from tests.support.leaving_client import leaving_client
 from tests.support.ollama import SimulatedOllama
 from tests.support.places import in_line, most_at_once
-from tests.support.servers import Databases
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 
 SHARED: Final = "shared:1b"
 """Hosted by a and b."""
@@ -92,34 +91,19 @@ class Places(msgspec.Struct, frozen=True):
 
 
 @pytest.fixture(scope="module")
-def valkey_here() -> Iterator[StoppableValkey]:
-    with stoppable_valkey() as valkey:
-        yield valkey
-
-
-@pytest.fixture(scope="module")
-async def running(
-    postgres: Databases,
-    migrated_template: str,
-    valkey_here: StoppableValkey,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Places]:
-    directory: Path = tmp_path_factory.mktemp("places")
+async def running(own_home: Home, own_valkey: StoppableValkey) -> AsyncIterator[Places]:
+    backends = [
+        SimulatedOllama.start(name=name, models=models, tokens=3, token_interval_ms=5)
+        for name, models in HOSTED.items()
+    ]
     async with AsyncExitStack() as stack:
-        backends = []
-        for name, models in HOSTED.items():
-            backends.append(SimulatedOllama.start(name=name, models=models, tokens=3, token_interval_ms=5))
-            stack.push_async_callback(backends[-1].stop)
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey_here.url,
-            backends=backends,
-            directory=directory,
-            described={name: {"max_in_flight": cap} for name, cap in CAPS.items()},
-            settings={"GATEWAY_WORKERS": str(WORKERS), "GATEWAY_QUEUE_MAX_WAITING": "1000"},
+        gateway = await stack.enter_async_context(
+            own_home.running(
+                *backends,
+                described={name: {"max_in_flight": cap} for name, cap in CAPS.items()},
+                settings={"GATEWAY_WORKERS": str(WORKERS), "GATEWAY_QUEUE_MAX_WAITING": "1000"},
+            )
         )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
         twin, twin_url = gateway.neighbour(GATEWAY_WORKERS="1")
         hasty, hasty_url = gateway.neighbour(
             GATEWAY_WORKERS="1", GATEWAY_QUEUE_MAX_WAITING="1", GATEWAY_QUEUE_MAX_WAIT_SECONDS="0.5"
@@ -127,8 +111,8 @@ async def running(
         for neighbour in (twin, hasty):
             stack.push_async_callback(neighbour.stop)
             neighbour.start()
-        redis = await stack.enter_async_context(connect_patient(SecretStr(valkey_here.url)))
-        yield Places(gateway, valkey_here, redis, twin, twin_url, hasty_url, await gateway.tenant())
+        redis = await stack.enter_async_context(connect_patient(SecretStr(own_valkey.url)))
+        yield Places(gateway, own_valkey, redis, twin, twin_url, hasty_url, await gateway.tenant())
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from bench.wire import post
 from tests.support.asking import MODEL, NATIVE_STREAM, ask
 from tests.support.counts import count
 from tests.support.gateway import Gateway
-from tests.support.limited import LARGE, Limited, reserved_by, running_limited
+from tests.support.homes import Home
+from tests.support.limited import LARGE, Limited, reserved_by
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases, RedisDatabases
 
 pytestmark = pytest.mark.timeout(300)  # four processes start at once, on whatever cores are left for them
 STARTED_WITHIN_S: Final = 180.0
@@ -53,24 +53,12 @@ class Four:
 
 
 @pytest.fixture(scope="module")
-async def four(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Four]:
+async def four(home: Home) -> AsyncIterator[Four]:
     async with AsyncExitStack() as stack:
         backend = SimulatedOllama.start(models=f"{MODEL}:latest")
-        gateway = await stack.enter_async_context(
-            running_limited(
-                database_url=postgres.create(template=migrated_template),
-                redis_url=valkey.claim(),
-                directory=tmp_path_factory.mktemp("races"),
-                backend=backend,
-                # A machine with more to do than it can is no outage.
-                GATEWAY_REDIS_TIMEOUT_MS="5000",
-            )
-        )
+        # A machine with more to do than it can is no outage.
+        settings = {"GATEWAY_REDIS_TIMEOUT_MS": "5000"}
+        gateway = await stack.enter_async_context(home.running(backend, settings=settings))
         programs, ports = [gateway.app], [gateway.port]
         for _ in range(PROCESSES - 1):
             program, address = gateway.neighbour()

@@ -5,7 +5,6 @@ Tests that carry a case number follow the conformance list of the contract.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +18,7 @@ from domain.tenants import Actor
 from tests.support.asking import NATIVE_WHOLE, OPENAI_WHOLE, ask, is_refusal
 from tests.support.fleet import COMMON, DESCRIBED, DUO, EMBEDDER, LONER, SOLO, TOKEN, Fleet, started_fleet
 from tests.support.gateway import Gateway, Key
-from tests.support.servers import Databases, RedisDatabases
+from tests.support.homes import Home
 
 LISTS = ("/api/tags", "/api/ps", "/v1/models")
 CANARIES = (OPERATORS_WORDS, "/usr/share", "blobs", "ollama.com", "127.0.0.1", "canary", "remote", TOKEN)
@@ -42,25 +41,11 @@ HOSTED: dict[str, list[str | dict[str, object]]] = {
 
 
 @pytest.fixture(scope="module")
-async def instance(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
-    async with AsyncExitStack() as stack:
-        backends = await started_fleet(stack)
-        for backend in backends:
-            await backend.host(*HOSTED[backend.name])
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=valkey.claim(),
-            backends=backends,
-            directory=tmp_path_factory.mktemp("reads"),
-            described=DESCRIBED,
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+async def instance(home: Home) -> AsyncIterator[Gateway]:
+    backends = started_fleet()
+    for backend in backends:
+        await backend.host(*HOSTED[backend.name])
+    async with home.running(*backends, described=DESCRIBED) as gateway:
         yield gateway
 
 

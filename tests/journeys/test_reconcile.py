@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,8 +20,8 @@ from domain.tenants import Actor
 from tests.support.asking import MODEL, NATIVE_STREAM, NATIVE_WHOLE, ask
 from tests.support.counts import count
 from tests.support.gateway import Gateway, Key
+from tests.support.homes import Home
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import Databases, RedisDatabases
 
 CALLERS = 12
 SERVED_BETWEEN = 20
@@ -68,33 +67,19 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-async def site(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        backend = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=6, token_interval_ms=5)
-        stack.push_async_callback(backend.stop)
-        directory: Path = tmp_path_factory.mktemp("reconcile")
-        redis_url = valkey.claim()
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=redis_url,
-            backends=[backend],
-            directory=directory,
-            settings={"GATEWAY_WORKERS": "2"},
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
+async def site(home: Home) -> AsyncIterator[Site]:
+    backend = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=6, token_interval_ms=5)
+    async with (
+        home.running(backend, settings={"GATEWAY_WORKERS": "2"}) as gateway,
+        connect_patient(SecretStr(home.redis_url)) as redis,
+    ):
         key = await gateway.tenant()
         async with gateway.database.unit_of_work(Actor("test")) as work:
             await work.limits(key.tenant_id).set(
                 {LimitKind.TOKENS_PER_DAY: 10**9, LimitKind.CONCURRENCY: 10 * CALLERS}
             )
-        redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
-        yield Site(gateway, Stores(gateway.database, redis, gateway.journal, Actor("test")), key, redis_url)
+        stores = Stores(gateway.database, redis, gateway.journal, Actor("test"))
+        yield Site(gateway, stores, key, home.redis_url)
 
 
 async def test_a_busy_gateway_does_not_differ_from_itself(site: Site) -> None:

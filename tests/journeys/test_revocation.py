@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -26,6 +25,7 @@ from tests.support.asking import (
 )
 from tests.support.counts import count
 from tests.support.gateway import Key, request_id
+from tests.support.homes import Home
 from tests.support.revoking import (
     REFUSED_WITH,
     Way,
@@ -36,7 +36,6 @@ from tests.support.revoking import (
     by_sql,
     by_suspension,
 )
-from tests.support.servers import Databases, RedisDatabases
 from tests.support.site import Site, running_site
 from worker.listener import APPLICATION_NAME
 
@@ -49,18 +48,8 @@ INSTANT_S = (
 
 
 @pytest.fixture(scope="module")
-async def running(
-    postgres: Databases,
-    migrated_template: str,
-    valkey: RedisDatabases,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Site]:
-    directory: Path = tmp_path_factory.mktemp("site")
-    async with running_site(
-        database_url=postgres.create(template=migrated_template),
-        redis_url=valkey.claim(),
-        directory=directory,
-    ) as site:
+async def running(home: Home) -> AsyncIterator[Site]:
+    async with running_site(home) as site:
         yield site
 
 

@@ -4,9 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack
-from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
@@ -17,34 +16,18 @@ from db.revocation_wait import BOUND_S, confirmation
 from tests.support.asking import NATIVE_STREAM, ends_in_error
 from tests.support.counts import count
 from tests.support.gateway import Key
+from tests.support.homes import Home
 from tests.support.revoking import REFUSED_WITH
-from tests.support.servers import Databases
 from tests.support.site import PROCESSES, Site, running_site
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 
 LONG = {"tokens": 100_000, "token_interval_ms": 10.0}
 OUTAGES = ("worker gone", "Redis gone", "Redis silent")
 
 
 @pytest.fixture(scope="module")
-def valkey_here() -> Iterator[StoppableValkey]:
-    """Give a Valkey that only this module's gateway uses."""
-    with stoppable_valkey() as valkey:
-        yield valkey
-
-
-@pytest.fixture(scope="module")
-async def running(
-    postgres: Databases,
-    migrated_template: str,
-    valkey_here: StoppableValkey,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Site]:
-    directory: Path = tmp_path_factory.mktemp("site")
-    database_url = postgres.create(template=migrated_template)
-    async with running_site(
-        database_url=database_url, redis_url=valkey_here.url, directory=directory
-    ) as site:
+async def running(own_home: Home) -> AsyncIterator[Site]:
+    async with running_site(own_home) as site:
         yield site
 
 
@@ -73,7 +56,7 @@ async def revoke(site: Site, key: Key) -> float:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("what", OUTAGES)
 async def test_no_request_succeeds_after_the_bound_whoever_revoked(
-    site: Site, valkey_here: StoppableValkey, what: str
+    site: Site, own_valkey: StoppableValkey, what: str
 ) -> None:
     tries = count(2_000 // len(OUTAGES), 100_000) // len(REFUSED_WITH)
     async with AsyncExitStack() as stack:
@@ -83,7 +66,7 @@ async def test_no_request_succeeds_after_the_bound_whoever_revoked(
         }
         for callers in everybody.values():
             await site.reach_every_process(callers)
-        with outage(what, site, valkey_here):
+        with outage(what, site, own_valkey):
             for way, key in keys.items():
                 await way(site, key)
             bound = time.monotonic() + BOUND_S
@@ -96,13 +79,13 @@ async def test_no_request_succeeds_after_the_bound_whoever_revoked(
 
 @pytest.mark.parametrize("what", OUTAGES)
 async def test_running_streams_are_cut_within_the_bound(
-    site: Site, valkey_here: StoppableValkey, what: str
+    site: Site, own_valkey: StoppableValkey, what: str
 ) -> None:
     await site.backend.change(**LONG)
     key = await site.gateway.tenant()
     async with AsyncExitStack() as stack, site.callers(key, each=4) as callers:
         streams = [await site.stream(stack, client, NATIVE_STREAM, "llama3.2") for client in callers.clients]
-        with outage(what, site, valkey_here):
+        with outage(what, site, own_valkey):
             committed = await revoke(site, key)
             async with asyncio.timeout(2 * BOUND_S):
                 replies = [await stream.whole() for stream in streams]
@@ -121,8 +104,8 @@ async def test_without_a_worker_every_process_still_confirms(site: Site) -> None
     assert (len(found.confirmed), found.missing) == (PROCESSES, ())
 
 
-async def test_without_redis_nobody_can_confirm(site: Site, valkey_here: StoppableValkey) -> None:
-    with valkey_here.gone(), pytest.raises(RedisError):
+async def test_without_redis_nobody_can_confirm(site: Site, own_valkey: StoppableValkey) -> None:
+    with own_valkey.gone(), pytest.raises(RedisError):
         await confirmation(1, seen=lambda: seen_by(site.redis), since=time.monotonic())
 
 

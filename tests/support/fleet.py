@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import Final
 
 import httpx
@@ -36,6 +35,7 @@ THINKER: Final = "deepseek-r1:8b"
 EMBEDDER: Final = "nomic-embed-text"
 """Hosted by all three."""
 
+_POLLED: Final = "/api/tags"
 _HOSTED: Final = {
     "a": f"{COMMON}:latest,{DUO},{SOLO},{EMBEDDER}:latest",
     "b": f"{COMMON}:latest,{DUO},{EMBEDDER}:latest",
@@ -43,16 +43,14 @@ _HOSTED: Final = {
 }
 
 
-async def started_fleet(stack: AsyncExitStack) -> tuple[SimulatedOllama, ...]:
-    """Start the three; they end with the stack. Backend b wants a token."""
-    servers = []
-    for name, models in _HOSTED.items():
-        server = SimulatedOllama.start(
+def started_fleet() -> tuple[SimulatedOllama, ...]:
+    """Start the three. Backend b wants a token."""
+    return tuple(
+        SimulatedOllama.start(
             name=name, models=models, tokens=TOKENS_PER_ANSWER, auth_token=TOKEN if name == "b" else None
         )
-        stack.push_async_callback(server.stop)
-        servers.append(server)
-    return tuple(servers)
+        for name, models in _HOSTED.items()
+    )
 
 
 class Fleet:
@@ -63,6 +61,7 @@ class Fleet:
         self._client = client
         self._backends = tuple(gateway.backends.values())
         self.a, self.b, self.c = self._backends
+        self._silent: set[str] = set()
 
     async def even_out(self) -> None:
         """Let all three cool down alike: candidates that all cool are tried in the operator's order.
@@ -70,26 +69,28 @@ class Fleet:
         Quicker than waiting for the poll that would end each one's cooldown. For the rest of the test, or until
         `rest`, polls get no answer, because one that ends some cooldowns before others would change the order.
         """
-        for backend in self._backends:
-            await self._withdraw_all_but_silence(backend)
-            # A used connection hides a death without a byte by trying a new one; this it does not hide.
-            await backend.order("garbage", model=COMMON)
+        await asyncio.gather(*map(self._prepare_to_fail, self._backends))
         reply = await ask(self._client, NATIVE_WHOLE, COMMON)
         assert reply.status_code == httpx.codes.BAD_GATEWAY
-        for backend in self._backends:
-            await self._withdraw_all_but_silence(backend)  # one that cooled already was not asked
-            await backend.clear()
+        await asyncio.gather(*(backend.clear() for backend in self._backends))
 
-    @staticmethod
-    async def _withdraw_all_but_silence(backend: SimulatedOllama) -> None:
-        await backend.withdraw()
-        await backend.order("hang", path="/api/tags", count=None)
+    async def _prepare_to_fail(self, backend: SimulatedOllama) -> None:
+        if backend.name in self._silent:
+            # Not a moment without that order: one poll answered is a cooldown ended.
+            await backend.withdraw(but=_POLLED)
+        else:
+            await backend.withdraw()
+            await backend.order("hang", path=_POLLED, count=None)
+            self._silent.add(backend.name)
+        # A used connection hides a death without a byte by trying a new one; this it does not hide.
+        await backend.order("garbage", model=COMMON)
 
     async def rest(self) -> None:
         """Return once a new poll of all three has ended every cooldown; withdraws all faults."""
         for backend in self._backends:
             await backend.withdraw()
             await backend.clear()
+        self._silent.clear()
         async with asyncio.timeout(READY_WITHIN_S):
             not_yet = time.monotonic()
             while not await self._are_all_polled():
@@ -98,7 +99,7 @@ class Fleet:
 
     async def _are_all_polled(self) -> bool:
         stats = [await backend.stats() for backend in self._backends]
-        return all("/api/tags" in each.requests for each in stats)
+        return all(_POLLED in each.requests for each in stats)
 
     async def row(self, reply: httpx.Response) -> UsageRow:
         """Return the row of the request that got this reply."""

@@ -1,9 +1,8 @@
 """Tenants with limits behind one gateway, and what their counters say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import httpx
@@ -12,7 +11,6 @@ from domain.limits import LimitKind
 from domain.tenants import Actor
 from tests.support.asking import NATIVE_WHOLE, ask
 from tests.support.gateway import Gateway, Key
-from tests.support.ollama import SimulatedOllama
 
 LARGE: Final = 1_000_000
 """A limit that nothing here comes near."""
@@ -92,22 +90,3 @@ async def moved_to(tokens: int, client: httpx.AsyncClient) -> None:
                 await asyncio.sleep(_APART_S)
     except TimeoutError:
         raise AssertionError(f"{spent} tokens are spent or reserved, not {tokens}") from None
-
-
-@asynccontextmanager
-async def running_limited(
-    *, database_url: str, redis_url: str, directory: Path, backend: SimulatedOllama, **settings: str
-) -> AsyncIterator[Gateway]:
-    """Run a gateway of one app process over one backend until the block ends, the backend included."""
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(backend.stop)
-        gateway = Gateway(
-            database_url=database_url,
-            redis_url=redis_url,
-            backends=[backend],
-            directory=directory,
-            settings=settings,
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
-        yield gateway

@@ -22,15 +22,20 @@ from db.redis.multiplex import MultiplexedRedis
 from db.redis.recount_board import CHANNEL, RecountBoard
 from db.tasks import end
 from db.usage import UsageRows
-from domain.errors import LimitExceeded
+from domain.errors import LimitExceeded, Unavailable
+from domain.limits import Limits
 from domain.usage import UsageRecord
 from domain.values import KeyId, Principal, RequestId, TenantId
 from tests.support.clock import Clock
 from tests.support.ledger_records import admission, settlement
+from tests.support.principals import principal
 
 NOWHERE = "redis://127.0.0.1:1"
 EACH = 30
 """Tokens of one record."""
+A_DAY = 10_000
+"""The limit of who is limited and no more is said."""
+WITHIN_S = 10.0
 
 
 class Process:
@@ -145,6 +150,32 @@ class Limiters:
         if self.broken:
             raise OSError("Postgres is away")
         return await self.rows.spent(tenant_id, since=since, without=without)
+
+
+def limited(**limits: int) -> Principal:
+    """Return a caller whose tenant has these limits, `A_DAY` if none are named."""
+    return principal(tenant_limits=Limits(**(limits or {"tokens_per_day": A_DAY})))
+
+
+async def handed_over(*processes: Process) -> None:
+    """Return once Redis has what processes have to tell it."""
+    for process in processes:
+        async with asyncio.timeout(WITHIN_S):
+            while not await process.limiter.settle_waiting():  # noqa: ASYNC110 - the limiter has no event of ours
+                await asyncio.sleep(0.02)
+
+
+async def exact(process: Process, who: Principal) -> int:
+    """Return what is left once Redis itself has decided it."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                left = await process.left(who)
+            except Unavailable:
+                left = -1
+            if left >= 0 and not process.limiter.shared_tenants:
+                return left
+            await asyncio.sleep(0.01)
 
 
 def limiter_of_nobody() -> Limiter:

@@ -68,6 +68,22 @@ async def begin(store: LimitStore, tenant_id: TenantId, sums: Iterable[Spent] = 
     return await recounts.begin(tenant_id, "test", Recount(sums=tuple(sums)))
 
 
+async def customer(
+    store: LimitStore, *, tenant: Limits | None = None, key: Limits | None = None, spent: int = 0
+) -> Customer:
+    """Return a tenant whom Redis knows."""
+    made = Customer(tenant=tenant or Limits(), key=key or Limits())
+    assert await begin(store, made.tenant_id, made.spent(spent))
+    return made
+
+
+async def memory(redis: MultiplexedRedis, of: Customer) -> dict[bytes, object]:
+    """Return all that Redis keeps of a tenant."""
+    keys = await redis.call("KEYS", f"nng:{{t:{of.tenant_id}}}*")
+    assert isinstance(keys, list)
+    return {key: await redis.call("DUMP", key) for key in sorted(keys)}
+
+
 async def remaining(store: LimitStore, customer: Customer) -> dict[tuple[str, LimitKind], int]:
     """Return what is left of each limit by asking for too much, which changes nothing; needs a token limit."""
     answer = await store.take(customer.ask(_TOO_MUCH))

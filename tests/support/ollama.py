@@ -182,9 +182,9 @@ class SimulatedOllama:
         """Order a fault (`app.simulator.faults.Order` lists the kinds and their details)."""
         await self._send("POST", "/_sim/faults", {"fault": fault, **details})
 
-    async def withdraw(self) -> None:
-        """Withdraw all ordered faults."""
-        await self._send("DELETE", "/_sim/faults")
+    async def withdraw(self, *, but: str = "") -> None:
+        """Withdraw all ordered faults, those `but` that are for this path."""
+        await self._send("DELETE", f"/_sim/faults?but={but}")
 
     async def refuse(self, for_ms: int | None = None) -> None:
         """Refuse new connections, for a time or until `accept_again`; open ones close when they owe nothing."""

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -16,6 +15,7 @@ from db.redis.connection import connect_patient
 from db.redis.revocation_channel import seen_by
 from tests.support.asking import NATIVE_WHOLE, Shape
 from tests.support.gateway import READY_WITHIN_S, Gateway, Key
+from tests.support.homes import Home
 from tests.support.ollama import SimulatedOllama
 from tests.support.processes import served_by
 
@@ -187,27 +187,19 @@ class Callers:
 
 
 @asynccontextmanager
-async def running_site(
-    *, database_url: str, redis_url: str, directory: Path, settings: dict[str, str] | None = None
-) -> AsyncIterator[Site]:
+async def running_site(home: Home) -> AsyncIterator[Site]:
     """Run a site until the block ends; it is ready when it begins."""
     async with AsyncExitStack() as stack:
         backend = SimulatedOllama.start(name="a", models=MODELS, tokens=8)
         stack.push_async_callback(backend.stop)
-        gateway = Gateway(
-            database_url=database_url,
-            redis_url=redis_url,
-            backends=[backend],
-            directory=directory,
-            settings={"GATEWAY_WORKERS": str(PROCESSES // 2), **(settings or {})},
-        )
+        gateway = home.gateway([backend], settings={"GATEWAY_WORKERS": str(PROCESSES // 2)})
         stack.push_async_callback(gateway.aclose)
         neighbour, address = gateway.neighbour()
         stack.push_async_callback(neighbour.stop)
         neighbour.start()
         await gateway.start()
-        redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
-        sql = await asyncpg.connect(database_url)
+        redis = await stack.enter_async_context(connect_patient(SecretStr(home.redis_url)))
+        sql = await asyncpg.connect(home.database_url)
         stack.push_async_callback(sql.close)
         site = Site(gateway, [gateway.url, address], redis, sql)
         await site.all_listen()

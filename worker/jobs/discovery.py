@@ -100,6 +100,7 @@ class Discovery:
         """
         version = await self._recall()
         before = dict(self._states)
+        asked_at = self._clock()
         asked = {asyncio.create_task(self._ask(name)): name for name in self._clients}
         try:
             pending = set(asked)
@@ -108,7 +109,9 @@ class Discovery:
                 if not done:
                     continue
                 for task in done:
-                    self._states[asked[task]] = self._next_state(asked[task], task.result())
+                    self._states[asked[task]] = self._next_state(
+                        asked[task], task.result(), asked_at=asked_at
+                    )
                 version = await self._store(version)
         finally:
             for task in asked:
@@ -154,7 +157,9 @@ class Discovery:
             _log.exception("backend_poll_broke", backend=name)
             return PollFailed(type(exc).__name__)
 
-    def _next_state(self, name: str, answer: BackendAnswer | PollFailed) -> BackendState:
+    def _next_state(
+        self, name: str, answer: BackendAnswer | PollFailed, *, asked_at: datetime
+    ) -> BackendState:
         last, now = self._states[name], self._clock()
         if isinstance(answer, BackendAnswer):
             return BackendState(
@@ -163,7 +168,8 @@ class Discovery:
                 condition=BackendCondition.OK,
                 models=answer.models,
                 version=answer.version,
-                last_ok_at=now,
+                # An answer may lie here for a wave: it says nothing of what failed meanwhile.
+                last_ok_at=asked_at,
                 polled_at=now,
                 in_memory=answer.loaded,
             )

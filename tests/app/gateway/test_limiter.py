@@ -1,7 +1,6 @@
 """The limits of one process: what Redis forgot is counted anew, and no settlement is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -17,24 +16,18 @@ from db.tasks import end
 from domain.errors import LimitExceeded, Unavailable
 from domain.limits import Limits
 from domain.values import Principal, RequestId
-from tests.support.limiters import EACH, NOWHERE, Limiters, Process, record_of
+from tests.support.limiters import EACH, NOWHERE, Limiters, Process, handed_over, record_of
 from tests.support.limits import Customer
 from tests.support.principals import principal
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 
 A_DAY: Final = 1000
 WITHIN_S: Final = 10.0
 
 
 @pytest.fixture
-async def world(engine: AsyncEngine, redis_url: str) -> AsyncIterator[Limiters]:
-    async with Limiters(engine, redis_url) as world:
-        yield world
-
-
-@pytest.fixture
-async def one(world: Limiters) -> Process:
-    return await world.process()
+async def one(limiters: Limiters) -> Process:
+    return await limiters.process()
 
 
 def limited(*, tenant_id: UUID | None = None) -> Principal:
@@ -44,11 +37,11 @@ def limited(*, tenant_id: UUID | None = None) -> Principal:
 # -- who has no limits
 
 
-async def test_a_tenant_without_limits_takes_nothing(world: Limiters, one: Process) -> None:
+async def test_a_tenant_without_limits_takes_nothing(limiters: Limiters, one: Process) -> None:
     who = principal()
 
     assert await one.limiter.take(who, RequestId(uuid7()), 5) == ()
-    assert await world.patient.keys("nng:*") == [f"nng:{{t:{who.tenant_id}}}:uncounted".encode()]
+    assert await limiters.patient.keys("nng:*") == [f"nng:{{t:{who.tenant_id}}}:uncounted".encode()]
 
 
 async def test_a_tenant_without_limits_concerns_nobody_after_its_first_request(one: Process) -> None:
@@ -62,7 +55,7 @@ async def test_a_tenant_without_limits_concerns_nobody_after_its_first_request(o
 
 @pytest.mark.parametrize("of_key", [False, True])
 async def test_a_limit_set_later_counts_what_was_spent_without_it(
-    world: Limiters, one: Process, *, of_key: bool
+    limiters: Limiters, one: Process, *, of_key: bool
 ) -> None:
     whole = Limits(tokens_per_day=A_DAY)
     free = principal()
@@ -74,48 +67,48 @@ async def test_a_limit_set_later_counts_what_was_spent_without_it(
     )
     assert await one.left(who) == A_DAY
     await one.take(free)
-    await world.rows.insert_batch([record_of(free)])
+    await limiters.rows.insert_batch([record_of(free)])
 
     assert await one.left(who) == A_DAY - EACH
 
 
 async def test_a_key_without_limits_does_not_have_those_of_others_recounted(
-    world: Limiters, one: Process
+    limiters: Limiters, one: Process
 ) -> None:
     free = principal()
     who = principal(tenant_id=free.tenant_id, key_limits=Limits(tokens_per_day=A_DAY))
     await one.take(free)
     await one.take(who)
-    reads = world.reads
+    reads = limiters.reads
     for _ in range(3):
         await one.take(free)
         await one.take(who)
 
-    assert world.reads == reads
+    assert limiters.reads == reads
 
 
-async def test_a_limit_of_the_tenant_counts_keys_that_had_none(world: Limiters, one: Process) -> None:
+async def test_a_limit_of_the_tenant_counts_keys_that_had_none(limiters: Limiters, one: Process) -> None:
     free = principal()
     await one.take(principal(tenant_id=free.tenant_id, key_limits=Limits(concurrency=9)))
     await one.take(free)
     await one.take(principal(tenant_id=free.tenant_id, key_limits=Limits(concurrency=9)))
-    await world.rows.insert_batch([record_of(free)])
+    await limiters.rows.insert_batch([record_of(free)])
 
     assert await one.left(limited(tenant_id=free.tenant_id)) == A_DAY - EACH
 
 
 @pytest.mark.parametrize("of_key", [False, True])
 async def test_what_was_spent_without_a_limit_is_counted_also_after_a_restart(
-    world: Limiters, one: Process, *, of_key: bool
+    limiters: Limiters, one: Process, *, of_key: bool
 ) -> None:
     """Another key has a limit, so there are counters, which lack what this key does."""
     free = principal()
     other = principal(tenant_id=free.tenant_id, key_limits=Limits(concurrency=9))
     await one.take(free)
     await one.take(other)
-    await world.rows.insert_batch([record_of(free)])
+    await limiters.rows.insert_batch([record_of(free)])
     await one.stop()
-    two = await world.process()
+    two = await limiters.process()
     whole = Limits(tokens_per_day=A_DAY)
     who = principal(
         tenant_id=free.tenant_id,
@@ -130,68 +123,70 @@ async def test_what_was_spent_without_a_limit_is_counted_also_after_a_restart(
 # -- counting anew
 
 
-async def test_what_redis_does_not_know_is_read_from_the_ledger(world: Limiters, one: Process) -> None:
+async def test_what_redis_does_not_know_is_read_from_the_ledger(limiters: Limiters, one: Process) -> None:
     who = limited()
-    await world.rows.insert_batch([record_of(who), record_of(who), record_of(limited())])
+    await limiters.rows.insert_batch([record_of(who), record_of(who), record_of(limited())])
 
     assert await one.left(who) == A_DAY - 2 * EACH
 
 
-async def test_records_that_postgres_may_not_have_count_too(world: Limiters, one: Process) -> None:
+async def test_records_that_postgres_may_not_have_count_too(limiters: Limiters, one: Process) -> None:
     who = limited()
-    await world.rows.insert_batch([record_of(who)])
+    await limiters.rows.insert_batch([record_of(who)])
     one.unconfirmed += [record_of(who), record_of(limited())]
 
     assert await one.left(who) == A_DAY - 2 * EACH
 
 
-async def test_requests_that_find_it_unknown_at_once_share_one_count(world: Limiters, one: Process) -> None:
+async def test_requests_that_find_it_unknown_at_once_share_one_count(
+    limiters: Limiters, one: Process
+) -> None:
     who = limited()
     await one.take(who)
-    alone = world.reads
-    await world.patient.flushdb()
-    world.reads = 0
-    world.may_read.clear()
+    alone = limiters.reads
+    await limiters.patient.flushdb()
+    limiters.reads = 0
+    limiters.may_read.clear()
     asking = [asyncio.create_task(one.take(who)) for _ in range(20)]
     async with asyncio.timeout(WITHIN_S):
-        while not world.reads:  # noqa: ASYNC110 - the limiter has no event of ours
+        while not limiters.reads:  # noqa: ASYNC110 - the limiter has no event of ours
             await asyncio.sleep(0)
-    world.may_read.set()
+    limiters.may_read.set()
     await asyncio.gather(*asking)
 
-    assert world.reads == alone
+    assert limiters.reads == alone
 
 
-async def test_who_leaves_does_not_end_the_count_of_the_others(world: Limiters, one: Process) -> None:
+async def test_who_leaves_does_not_end_the_count_of_the_others(limiters: Limiters, one: Process) -> None:
     who = limited()
-    world.may_read.clear()
+    limiters.may_read.clear()
     first, second = (asyncio.create_task(one.take(who)) for _ in range(2))
     async with asyncio.timeout(WITHIN_S):
-        while not world.reads:  # noqa: ASYNC110 - the limiter has no event of ours
+        while not limiters.reads:  # noqa: ASYNC110 - the limiter has no event of ours
             await asyncio.sleep(0)
     await end(first)
-    world.may_read.set()
+    limiters.may_read.set()
 
     await second
 
 
-async def test_without_the_ledger_nothing_is_granted(world: Limiters, one: Process) -> None:
-    world.broken = True
+async def test_without_the_ledger_nothing_is_granted(limiters: Limiters, one: Process) -> None:
+    limiters.broken = True
     with pytest.raises(Unavailable):
         await one.take(limited())
 
 
-async def test_another_time_zone_has_its_days_counted(world: Limiters, one: Process) -> None:
+async def test_another_time_zone_has_its_days_counted(limiters: Limiters, one: Process) -> None:
     who = limited()
     await one.take(who)
-    reads = world.reads
+    reads = limiters.reads
     moved = principal(tenant_id=who.tenant_id, tenant_limits=who.tenant_limits, time_zone="Asia/Tokyo")
     await one.take(moved)
-    assert world.reads > reads
+    assert limiters.reads > reads
 
-    reads = world.reads
+    reads = limiters.reads
     await one.take(moved)
-    assert world.reads == reads
+    assert limiters.reads == reads
 
 
 # -- settling
@@ -228,8 +223,8 @@ async def test_more_than_one_batch_is_settled(one: Process) -> None:
     assert state.remaining == 599
 
 
-async def test_adopted_records_are_settled_once_there_is_a_limiter(world: Limiters, one: Process) -> None:
-    dead, who = await world.process(), limited()
+async def test_adopted_records_are_settled_once_there_is_a_limiter(limiters: Limiters, one: Process) -> None:
+    dead, who = await limiters.process(), limited()
     requests = [await dead.take(who, 100) for _ in range(2)]
     await dead.stop()
     adopted = AdoptedRecords()
@@ -244,28 +239,9 @@ async def test_adopted_records_are_settled_once_there_is_a_limiter(world: Limite
 # -- Redis away
 
 
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[StoppableValkey]:
-    with stoppable_valkey() as valkey:
-        yield valkey
-
-
-@pytest.fixture
-async def outage(engine: AsyncEngine, own_valkey: StoppableValkey) -> AsyncIterator[Limiters]:
-    own_valkey.start()
-    async with Limiters(engine, own_valkey.url, timeout_s=0.3) as world:
-        yield world
-
-
 @pytest.fixture
 async def alone(outage: Limiters) -> Process:
     return await outage.process()
-
-
-async def handed_over(process: Process) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not await process.limiter.settle_waiting():  # noqa: ASYNC110 - the limiter has no event of ours
-            await asyncio.sleep(0.02)
 
 
 async def test_a_reservation_nobody_heard_of_and_nobody_wants_is_given_back(
@@ -317,8 +293,8 @@ async def test_a_moment_of_silence_is_waited_for(
 
 
 async def test_a_process_that_never_saw_redis_grants_nothing(engine: AsyncEngine) -> None:
-    async with Limiters(engine, NOWHERE) as world:
-        process = Process(world, "a")
+    async with Limiters(engine, NOWHERE) as limiters:
+        process = Process(limiters, "a")
         with pytest.raises(Unavailable):
             await process.take(limited())
 

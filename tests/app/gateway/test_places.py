@@ -1,7 +1,7 @@
 """Tickets and lines of several processes over one Redis: who goes on, who waits, who is refused, what is freed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
@@ -13,7 +13,7 @@ from app.gateway.reach import PATIENCE_S
 from db.redis.places import Answer, PlaceStore
 from domain.errors import GatewayError, NoCandidate, Unavailable
 from tests.support.places import MODEL, House, Process, Times, candidates, house, no_places
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 from tests.support.waiting import until
 
 SOON_S: Final = 5.0
@@ -337,16 +337,10 @@ async def test_who_waits_is_counted_and_its_time_booked(world: House) -> None:
 # -- Redis is away
 
 
-@pytest.fixture(scope="module")
-def valkey_here() -> Iterator[StoppableValkey]:
-    with stoppable_valkey() as valkey:
-        yield valkey
-
-
 @pytest.fixture
-async def fragile(valkey_here: StoppableValkey) -> AsyncIterator[House]:
-    valkey_here.start()
-    async with house(valkey_here.url) as world:
+async def fragile(own_valkey: StoppableValkey) -> AsyncIterator[House]:
+    own_valkey.start()
+    async with house(own_valkey.url) as world:
         yield world
 
 
@@ -360,10 +354,10 @@ async def together(world: House, caps: dict[str, int], *names: str) -> list[Proc
 
 @pytest.mark.parametrize("how", ["gone", "silent"])
 async def test_without_redis_each_process_uses_its_share_and_the_rest_waits(
-    fragile: House, valkey_here: StoppableValkey, how: str
+    fragile: House, own_valkey: StoppableValkey, how: str
 ) -> None:
     a, b = await together(fragile, {"x": 3}, "a", "b")
-    with valkey_here.gone() if how == "gone" else valkey_here.silent():
+    with own_valkey.gone() if how == "gone" else own_valkey.silent():
         of_a, of_b = [[Caller(process, "x") for _ in range(3)] for process in (a, b)]
         await served(*of_a[:2], *of_b[:1])
         await standing(of_a[2], *of_b[1:])
@@ -373,10 +367,10 @@ async def test_without_redis_each_process_uses_its_share_and_the_rest_waits(
     assert a.figure("nng_places_taken_alone_total", {"backend": "x"}) == 2
 
 
-async def test_an_outage_is_told_once_and_so_is_its_end(fragile: House, valkey_here: StoppableValkey) -> None:
+async def test_an_outage_is_told_once_and_so_is_its_end(fragile: House, own_valkey: StoppableValkey) -> None:
     (a,) = await together(fragile, {"x": 2}, "a")
     with capture_logs() as logs:
-        with valkey_here.gone():
+        with own_valkey.gone():
             await served(Caller(a, "x"), Caller(a, "x"))
         await until(lambda: not a.terms.reach.is_alone, within_s=SOON_S)
 
@@ -385,10 +379,10 @@ async def test_an_outage_is_told_once_and_so_is_its_end(fragile: House, valkey_h
 
 
 async def test_what_was_taken_without_redis_counts_when_it_is_back(
-    fragile: House, valkey_here: StoppableValkey
+    fragile: House, own_valkey: StoppableValkey
 ) -> None:
     a, b = await together(fragile, {"x": 2}, "a", "b")
-    with valkey_here.gone():
+    with own_valkey.gone():
         running = [Caller(process, "x") for process in (a, b)]
         await served(*running)
     waiting = [Caller(process, "x") for process in (a, b)]
@@ -400,13 +394,13 @@ async def test_what_was_taken_without_redis_counts_when_it_is_back(
     assert sum(len(caller.got) for caller in waiting) == 1
 
 
-async def test_what_waits_when_redis_goes_away_waits_on(fragile: House, valkey_here: StoppableValkey) -> None:
+async def test_what_waits_when_redis_goes_away_waits_on(fragile: House, own_valkey: StoppableValkey) -> None:
     a, b = await together(fragile, ONE, "a", "b")
     first = Caller(a, "x")
     await served(first)
     second = Caller(a, "x")
     await standing(second)
-    with valkey_here.gone():
+    with own_valkey.gone():
         await until(lambda: a.terms.reach.is_alone, within_s=SOON_S)
         await first.end()
 
@@ -416,9 +410,9 @@ async def test_what_waits_when_redis_goes_away_waits_on(fragile: House, valkey_h
         assert not late.got
 
 
-async def test_a_short_silence_only_delays(fragile: House, valkey_here: StoppableValkey) -> None:
+async def test_a_short_silence_only_delays(fragile: House, own_valkey: StoppableValkey) -> None:
     (a,) = await together(fragile, ONE, "a")
-    with valkey_here.silent():
+    with own_valkey.silent():
         caller = Caller(a, "x")
         await asyncio.wait([caller.task], timeout=PATIENCE_S / 2)
         assert (caller.got, caller.refused) == ([], None)
@@ -427,23 +421,19 @@ async def test_a_short_silence_only_delays(fragile: House, valkey_here: Stoppabl
     assert a.figure("nng_places_taken_alone_total", {"backend": "x"}) == 0
 
 
-async def test_who_does_not_know_its_share_gets_no_place(
-    fragile: House, valkey_here: StoppableValkey
-) -> None:
+async def test_who_does_not_know_its_share_gets_no_place(fragile: House, own_valkey: StoppableValkey) -> None:
     a = await fragile.process("a", caps=ONE)
-    with valkey_here.gone():
+    with own_valkey.gone():
         assert isinstance(await refusal(Caller(a, "x")), NoCandidate)
 
     assert a.figure("nng_line_refusals_total", {"reason": "outage"}) == 1
 
 
-async def test_without_redis_the_line_has_its_bounds_too(
-    fragile: House, valkey_here: StoppableValkey
-) -> None:
+async def test_without_redis_the_line_has_its_bounds_too(fragile: House, own_valkey: StoppableValkey) -> None:
     fragile.alive |= {"b"}
     a = await fragile.process("a", caps={"x": 2}, most_waiting=1, longest_wait_s=2)
     await a.processes.look()
-    with valkey_here.gone():
+    with own_valkey.gone():
         await served(Caller(a, "x"))
         second = Caller(a, "x")
         await standing(second)

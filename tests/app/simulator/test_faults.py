@@ -348,6 +348,18 @@ async def test_fault_without_count_stays_until_withdrawn(
     assert (during, (await api.post("/api/chat", json=CHAT)).status_code) == ([503] * 3, 200)
 
 
+async def test_faults_of_one_path_can_outlive_the_withdrawal_of_the_others(
+    api: httpx.AsyncClient, ollama: SimulatedOllama
+) -> None:
+    await ollama.order("busy", count=None)
+    await ollama.order("busy", path="/api/tags", count=None)
+    await ollama.order("busy", path="/api/version", count=None)
+    await ollama.withdraw(but="/api/tags")
+
+    statuses = [(await api.get(path)).status_code for path in ("/api/tags", "/api/version")]
+    assert (statuses, (await api.post("/api/chat", json=CHAT)).status_code) == ([503, 200], 200)
+
+
 async def test_fault_can_be_bound_to_a_model(api: httpx.AsyncClient, ollama: SimulatedOllama) -> None:
     await ollama.order("busy", model="QWEN3:8b")
 

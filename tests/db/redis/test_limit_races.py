@@ -52,8 +52,7 @@ class Racers:
 
 @pytest.fixture(scope="module")
 def racers(valkey: RedisDatabases) -> Iterator[tuple[str, Racers]]:
-    url = valkey.claim()
-    with ExitStack() as stack:
+    with valkey.claimed() as url, ExitStack() as stack:
         yield url, Racers(url, stack)
 
 

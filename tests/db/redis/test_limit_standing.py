@@ -1,6 +1,5 @@
 """How limits stand, read beside the ones who count: the same numbers, and nothing changed."""
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
@@ -23,18 +22,6 @@ ALL = Limits(
     tokens_per_month=3_000_000,
 )
 QUOTAS = (LimitKind.TOKENS_PER_DAY, LimitKind.TOKENS_PER_MONTH)
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[MultiplexedRedis]:
-    redis = MultiplexedRedis(SecretStr(redis_url), timeout_s=5)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture
-def store(redis: MultiplexedRedis) -> LimitStore:
-    return LimitStore(redis, process_id="alive")
 
 
 async def uses(redis: MultiplexedRedis, of: Customer) -> dict[tuple[str, LimitKind], LimitUse]:

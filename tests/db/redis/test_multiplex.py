@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -10,26 +10,13 @@ from pydantic import SecretStr
 from redis.exceptions import ResponseError
 
 from db.redis.multiplex import MultiplexedRedis, RedisAway, RedisScript
-from tests.support.stoppable import StoppableValkey, stoppable_valkey
+from tests.support.stoppable import StoppableValkey
 
 TIMEOUT_S: Final = 0.1
 # A machine that does other things as well may take longer than that to notice.
 NOTICED_S: Final = 0.6
 # No pause between two attempts is longer.
 BACK_S: Final = 3.0
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[MultiplexedRedis]:
-    redis = MultiplexedRedis(SecretStr(redis_url), timeout_s=5)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[StoppableValkey]:
-    with stoppable_valkey() as valkey:
-        yield valkey
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Places and the line on a real server: what one process is told, and what all together never get."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -20,13 +19,6 @@ SOON_S: Final = 5.0
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[MultiplexedRedis]:
-    redis = MultiplexedRedis(SecretStr(redis_url), timeout_s=5)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture
 async def a(redis: MultiplexedRedis) -> Speaker:
     """Give a process that knows a backend x of one place and a backend y of two."""
     return Speaker(redis, "a", caps={"x": 1, "y": 2})
@@ -40,6 +32,18 @@ async def b(redis: MultiplexedRedis) -> Speaker:
 @pytest.fixture
 async def c(redis: MultiplexedRedis) -> Speaker:
     return Speaker(redis, "c", caps={"x": 1, "y": 2})
+
+
+async def all_ask(*speakers: Speaker) -> None:
+    """Let them ask for the one place of x: the first takes it, the others stand in line."""
+    for speaker in speakers:
+        await speaker.ask("x")
+
+
+async def offered_to_b(a: Speaker, b: Speaker, c: Speaker) -> None:
+    """Let a give the place back for which b and c stand in line."""
+    await all_ask(a, b, c)
+    await a.give_back("x")
 
 
 # -- places
@@ -74,8 +78,7 @@ async def test_who_does_not_stay_is_told_at_once(a: Speaker, b: Speaker) -> None
 
 
 async def test_a_word_without_tickets_changes_nothing_for_the_others(a: Speaker, b: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
     await b.say()
 
     assert await a.say() == []
@@ -98,10 +101,7 @@ def test_all_of_a_models_name_is_the_hash_tag(name: str) -> None:
 
 
 async def test_a_freed_place_goes_to_the_first_in_line(a: Speaker, b: Speaker, c: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
-    await a.give_back("x")
+    await offered_to_b(a, b, c)
 
     assert await c.say() == []
     assert len(await b.say()) == 1
@@ -109,8 +109,7 @@ async def test_a_freed_place_goes_to_the_first_in_line(a: Speaker, b: Speaker, c
 
 
 async def test_nobody_overtakes_while_an_offer_is_open(a: Speaker, b: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
     await a.give_back("x")
 
     assert await a.ask("x") is WAIT
@@ -118,8 +117,7 @@ async def test_nobody_overtakes_while_an_offer_is_open(a: Speaker, b: Speaker) -
 
 
 async def test_who_comes_later_takes_what_nobody_in_line_can_use(a: Speaker, b: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
 
     assert await a.ask("x", "y") is PLACE
     assert a.held == {"x": 1, "y": 1}
@@ -186,9 +184,7 @@ async def test_without_any_waiting_a_full_backend_refuses_at_once(a: Speaker, b:
 
 
 async def test_who_leaves_frees_its_ticket(a: Speaker, b: Speaker, c: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
+    await all_ask(a, b, c)
     b.tickets.clear()
     await b.say()
     await a.give_back("x")
@@ -197,10 +193,7 @@ async def test_who_leaves_frees_its_ticket(a: Speaker, b: Speaker, c: Speaker) -
 
 
 async def test_who_leaves_frees_the_place_it_was_offered(a: Speaker, b: Speaker, c: Speaker) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
-    await a.give_back("x")
+    await offered_to_b(a, b, c)
     b.tickets.clear()
     await b.say()
 
@@ -223,10 +216,7 @@ async def test_a_place_that_nobody_knows_of_any_more_is_free_with_the_next_word(
 async def test_an_offer_that_is_not_taken_passes_on(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
-    await a.give_back("x")
+    await offered_to_b(a, b, c)
     await let_time_pass(redis, OFFER_S)
 
     assert len(await c.say()) == 1
@@ -246,10 +236,7 @@ async def test_nobody_is_offered_two_places(a: Speaker, b: Speaker, c: Speaker) 
 async def test_an_offer_is_kept_for_a_while(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
-    await a.give_back("x")
+    await offered_to_b(a, b, c)
     await let_time_pass(redis, OFFER_S / 2)
 
     assert await c.say() == []
@@ -258,10 +245,7 @@ async def test_an_offer_is_kept_for_a_while(
 async def test_who_missed_an_offer_is_still_first_in_line(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
-    await a.give_back("x")
+    await offered_to_b(a, b, c)
     await let_time_pass(redis, OFFER_S)
     await c.say()
     await b.say()
@@ -275,8 +259,7 @@ async def test_who_missed_an_offer_is_still_first_in_line(
 async def test_who_missed_an_offer_is_offered_nothing_before_it_speaks(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
     await a.give_back("x")
     await let_time_pass(redis, OFFER_S)
 
@@ -311,9 +294,7 @@ async def test_an_offer_is_told_to_its_process_alone(redis_url: str, redis: Mult
 async def test_the_tickets_of_a_silent_process_leave_the_line(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await c.ask("x")
+    await all_ask(a, b, c)
     await let_time_pass(redis, LEASE_S, of="b")
     await a.give_back("x")
 
@@ -323,8 +304,7 @@ async def test_the_tickets_of_a_silent_process_leave_the_line(
 async def test_the_places_of_a_silent_process_come_back(
     redis: MultiplexedRedis, a: Speaker, b: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
     await let_time_pass(redis, HELD_S - 1, of="a")
     assert await b.say() == []
     await let_time_pass(redis, 1, of="a")
@@ -335,8 +315,7 @@ async def test_the_places_of_a_silent_process_come_back(
 async def test_when_nobody_could_speak_everybody_is_asked_again_first(
     redis: MultiplexedRedis, a: Speaker, b: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
+    await all_ask(a, b)
     await let_time_pass(redis, 60)
     assert await b.say(recall_s=0.05) == []
     await a.say()
@@ -358,9 +337,8 @@ async def test_who_died_while_nobody_could_speak_is_not_waited_for_long(
 async def test_a_redis_that_forgot_gives_nothing_before_all_could_say_what_they_hold(
     redis: MultiplexedRedis, a: Speaker, b: Speaker, c: Speaker
 ) -> None:
-    await a.ask("x")
-    await b.ask("x")
-    await redis.call("FLUSHALL")
+    await all_ask(a, b)
+    await redis.call("FLUSHDB")
     c.want("x")
     assert await c.say(recall_s=1) == []
     assert await b.say() == []
