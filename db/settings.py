@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
@@ -222,22 +222,57 @@ def load_settings(
     SettingsError
         A value is missing, wrong or contradicts another.
     """
-    values: dict[str, str] = {}
-    sources: dict[str, Source] = {}
+    found = _read(kind, environ)
+    if found.wrong:
+        raise SettingsError(next(iter(found.wrong.values())))
+    try:
+        settings = kind(**{**(defaults or {}), **found.values})
+    except ValidationError as exc:
+        # The cause is dropped on purpose: its context may hold the rejected text.
+        raise SettingsError(next(iter(_sentences(exc).values()))) from None
+    settings._sources.update(found.sources)  # noqa: SLF001 - of the class above
+    return settings
+
+
+def settings_errors(
+    kind: type[EnvSettings], environ: Mapping[str, str], *, defaults: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return everything that `load_settings` could refuse, one sentence each, in the order of the variables.
+
+    What contradicts something else is only found once every single value can be.
+    """
+    found = _read(kind, environ)
+    wrong = found.wrong
+    try:
+        kind(**{**(defaults or {}), **found.values})
+    except ValidationError as exc:
+        wrong = _sentences(exc) | wrong
+    return tuple(wrong.values())
+
+
+class _Read(NamedTuple):
+    """By variable: what is set, where that comes from, and what is wrong with where it should come from."""
+
+    values: dict[str, str]
+    sources: dict[str, Source]
+    wrong: dict[str, str]
+
+
+def _read(kind: type[EnvSettings], environ: Mapping[str, str]) -> _Read:
+    found = _Read({}, {}, {})
     for name, field in documented_variables(kind):
         value = environ.get(name, "").strip()
         source = Source.ENVIRONMENT
         if is_secret(field) and (file := environ.get(f"{name}_FILE", "").strip()):
-            value, source = _value_or_file(name, value, file), Source.FILE
+            source = Source.FILE
+            try:
+                value = _value_or_file(name, value, file)
+            except SettingsError as refusal:
+                found.wrong[name] = str(refusal)
+                continue
         if value:
-            values[name], sources[name] = value, source
-    try:
-        settings = kind(**{**(defaults or {}), **values})
-    except ValidationError as exc:
-        # The cause is dropped on purpose: its context may hold the rejected text.
-        raise SettingsError(_sentence(exc.errors(include_url=False, include_input=False)[0])) from None
-    settings._sources.update(sources)  # noqa: SLF001 - of the class above
-    return settings
+            found.values[name], found.sources[name] = value, source
+    return found
 
 
 def documented_variables(kind: type[EnvSettings]) -> Iterator[tuple[str, FieldInfo]]:
@@ -285,6 +320,14 @@ _PREDICATES = {
     "literal_error": "must be one of {expected}",
     "enum": "must be one of {expected}",
 }
+
+
+def _sentences(refusal: ValidationError) -> dict[str, str]:
+    """Return what is wrong, one sentence for each value, by the place of the value."""
+    sentences: dict[str, str] = {}
+    for error in refusal.errors(include_url=False, include_input=False):
+        sentences.setdefault(_subject(error["loc"]), _sentence(error))
+    return sentences
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from app.cli.failure import CommandFailed
+from app.cli.model_table import read_model_table
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, count_of, moment, show_json, show_table
-from app.cli.place import environment, load, redis_troubles, store_address
+from app.cli.place import environment, load
 
 if TYPE_CHECKING:
-    from db.settings import RedisSettings
     from domain.model_table import BackendState, HostedModel, ModelTable
-
-_TIMEOUT_MS = 2000
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -66,7 +64,7 @@ async def list_models(*, common: Common = COMMON) -> None:
     from db.settings import RedisSettings
 
     settings = load(RedisSettings, environment(common))
-    table, size = await _read(settings)
+    table, size = await read_model_table(settings)
     if table is None:
         raise CommandFailed(
             "There is no model table yet: the worker writes it within seconds of its start; does it run?"
@@ -88,22 +86,6 @@ async def list_models(*, common: Common = COMMON) -> None:
         f" Model table in Redis: {figures.entries:,} {'entry' if figures.entries == 1 else 'entries'},"
         f" {count_of(figures.bytes, 'byte')}, written {moment(figures.written_at)} UTC."
     )
-
-
-async def _read(settings: "RedisSettings") -> "tuple[ModelTable | None, int]":
-    from db.redis.connection import connect_hot
-    from db.redis.model_table_read import ModelTableReader
-
-    async with connect_hot(settings.redis_url, timeout_ms=_TIMEOUT_MS) as redis:
-        with redis_troubles(settings.redis_url):
-            reader = ModelTableReader(redis)
-            try:
-                return await reader.read_table(), await reader.size_bytes()
-            except msgspec.MsgspecError:
-                where = store_address(settings.redis_url.get_secret_value())
-                raise CommandFailed(
-                    f"The model table in Redis at {where} was written by another release or program."
-                ) from None
 
 
 def model_list(table: "ModelTable", size_bytes: int) -> ModelList:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from app.cli import catalogue, keys, limits, models, policies, tenants, usage_group
+from app.cli.doctor import doctor
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
 from app.cli.migrate import migrate
@@ -38,6 +39,7 @@ for command in (
     probe_ollama,
     catalogue.list_models,
     restore_fence,
+    doctor,
     openapi,
 ):
     app.command(command)
