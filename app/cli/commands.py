@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from app.cli import catalogue, keys, limits, models, policies, tenants, usage_group
+from app.cli import catalogue, config, keys, limits, models, policies, tenants, usage_group
 from app.cli.doctor import doctor
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
@@ -43,7 +43,7 @@ for command in (
     openapi,
 ):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app):
+for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app, config.app):
     app.command(noun)
 
 
