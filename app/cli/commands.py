@@ -8,6 +8,8 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from app.cli import catalogue, config, keys, limits, models, policies, tenants, usage_group
+from app.cli.audit import audit
+from app.cli.completion import add_completion
 from app.cli.doctor import doctor
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
@@ -38,6 +40,7 @@ for command in (
     init,
     probe_ollama,
     catalogue.list_models,
+    audit,
     restore_fence,
     doctor,
     openapi,
@@ -45,6 +48,7 @@ for command in (
     app.command(command)
 for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app, config.app):
     app.command(noun)
+add_completion(app)
 
 
 def run(words: Sequence[str] | None = None) -> int:

@@ -140,12 +140,12 @@ def _worker(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _misspelt(environ: Mapping[str, str], worker: Mapping[str, Any]) -> "Iterator[tuple[str, str]]":
     """Yield variables that nothing reads, with the one that was likely meant."""
-    from app.cli.settings import MigrateSettings
+    from app.cli.settings import AdminKeySettings, MigrateSettings
     from app.settings import AppSettings
     from db.settings import documented_variables, is_secret
 
     known: set[str] = set(worker["variables"])
-    for kind in (AppSettings, MigrateSettings):
+    for kind in (AppSettings, MigrateSettings, AdminKeySettings):
         for name, field in documented_variables(kind):
             known |= {name, f"{name}_FILE"} if is_secret(field) else {name}
     for name in sorted(environ):

@@ -5,10 +5,10 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from app.cli.failure import InputRefused
+from app.cli.moments import moment_meant
 from app.cli.options import LOCAL, Local
 from app.cli.output import count_of, progress, say, show_json
 from app.cli.place import environment, load, open_database
-from app.cli.usage import moment_meant
 
 if TYPE_CHECKING:
     from db.usage_roll_ups import UsageRollUps

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cli.failure import FAILED, InputRefused
+from app.cli.moments import moment_meant
 from app.cli.options import LOCAL, Local
 from app.cli.output import Table, count_of, progress, say, show_json, show_table
 from app.cli.people import actor
 from app.cli.place import environment, load, open_database, reason, redis_troubles
-from app.cli.usage import moment_meant
 
 if TYPE_CHECKING:
     from app.cli.settings import ReconcileSettings

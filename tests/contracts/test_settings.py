@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.settings import MigrateSettings
+from app.cli.settings import AdminKeySettings, MigrateSettings
 from app.settings import AppSettings, Surface, load_app_settings
 from db.settings import (
     EnvSettings,
@@ -19,7 +19,7 @@ from db.settings import (
 from worker.settings import WorkerSettings, load_worker_settings
 
 SAMPLE = Path(__file__).parents[2] / ".env.sample"
-KINDS = (AppSettings, WorkerSettings, MigrateSettings)
+KINDS = (AppSettings, WorkerSettings, MigrateSettings, AdminKeySettings)
 SECRET = "hunter2-hunter2"
 REQUIRED = {
     "DATABASE_URL": f"postgresql://gateway:{SECRET}@db.internal/gateway",

@@ -1,0 +1,240 @@
+"""The same commands against a running gateway: in its database, and from elsewhere by its admin API."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from domain.keys import PepperRing, mint
+from domain.tenants import Actor
+from domain.values import Role
+from tests.app.cli.conftest import PEPPER, CommandLine, Outcome
+from tests.support.admin import new_slug
+from tests.support.gateway import Gateway
+from tests.support.ollama import SimulatedOllama
+from tests.support.scripted_backend import answer, scripted_backend
+from tests.support.servers import Databases, RedisDatabases
+
+
+@pytest.fixture(scope="module")
+def gateway_redis_url(valkey: RedisDatabases) -> str:
+    return valkey.claim()
+
+
+@pytest.fixture(scope="module")
+async def gateway(
+    postgres: Databases,
+    migrated_template: str,
+    gateway_redis_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Gateway]:
+    async with AsyncExitStack() as stack:
+        backend = SimulatedOllama.start(name="a", models="llama3.2:latest", tokens=8)
+        stack.push_async_callback(backend.stop)
+        gateway = Gateway(
+            database_url=postgres.create(template=migrated_template),
+            redis_url=gateway_redis_url,
+            backends=[backend],
+            directory=tmp_path_factory.mktemp("gateway"),
+            settings={"GATEWAY_KEY_PEPPER": PEPPER},
+        )
+        stack.push_async_callback(gateway.aclose)
+        await gateway.start()
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+async def admin_key(gateway: Gateway) -> str:
+    async with gateway.database.unit_of_work(Actor("test")) as work:
+        issued = await work.keys(None).create("ops", peppers=PepperRing.parse(PEPPER))
+    return issued.minted.reveal()
+
+
+class BothWays:
+    """One command line that is told by its environment where the database is, and one that only knows a key."""
+
+    def __init__(self, cli: CommandLine, gateway: Gateway, redis_url: str, admin_key: str) -> None:
+        self._cli = cli
+        self._gateway = gateway
+        self._here = {
+            "DATABASE_URL": gateway.database_url,
+            "REDIS_URL": redis_url,
+            "GATEWAY_KEY_PEPPER": PEPPER,
+        }
+        self._key = admin_key
+
+    async def here(self, *words: str) -> Outcome:
+        """Run a command in the database."""
+        self._cli.set(**self._here, GATEWAY_ADMIN_KEY="")
+        return await self._cli(*words)
+
+    async def there(self, *words: str) -> Outcome:
+        """Run the same command by the admin API."""
+        self._cli.set(DATABASE_URL="", REDIS_URL="", GATEWAY_KEY_PEPPER="", GATEWAY_ADMIN_KEY=self._key)
+        outcome = await self._cli(*words, "--url", self._gateway.url)
+        assert self._key not in outcome.out + outcome.err
+        return outcome
+
+    async def same(self, *words: str) -> Outcome:
+        """Run a command that only reads both ways, and return what both gave."""
+        here, there = await self.here(*words), await self.there(*words)
+        assert (here.code, here.out) == (there.code, there.out), there.err
+        return there
+
+
+@pytest.fixture
+def both(bare: CommandLine, gateway: Gateway, gateway_redis_url: str, admin_key: str) -> BothWays:
+    return BothWays(bare, gateway, gateway_redis_url, admin_key)
+
+
+@pytest.fixture
+async def slug(both: BothWays) -> str:
+    """Create a tenant from elsewhere and return its slug."""
+    slug = new_slug()
+    words = ("tenants", "create", slug, "--name", "Research lab", "--time-zone", "Europe/Berlin")
+    created = await both.there(*words, "--json")
+    assert created.json["tenant"]["name"] == "Research lab"
+    return slug
+
+
+async def test_tenants_are_the_same_both_ways(both: BothWays, slug: str) -> None:
+    listed = (await both.same("tenants", "list", "--json")).json["tenants"]
+
+    assert slug in [each["slug"] for each in listed]
+    assert f"{slug}  " in (await both.same("tenants", "list")).out
+
+
+async def test_the_audit_log_is_the_same_and_names_the_admin_key(
+    both: BothWays, slug: str, admin_key: str
+) -> None:
+    events = (await both.same("audit", "--tenant", slug, "--json")).json["events"]
+
+    assert [(each["action"], each["actor"]) for each in events] == [("tenant.create", admin_key[:13])]
+    assert (await both.same("audit", "--limit", "3")).out.count("\n") == 4
+
+
+async def test_lists_longer_than_a_page_are_whole(both: BothWays, gateway: Gateway) -> None:
+    async with gateway.database.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO audit_events (id, at, actor, action, subject) SELECT gen_random_uuid(),"
+                " now() - n * interval '1 second', 'test', 'test.paged', 'admin' FROM generate_series(1, 250) AS n"
+            )
+        )
+
+    paged = ("audit", "--action", "test.paged", "--limit", "240", "--json")
+    events = (await both.same(*paged)).json["events"]
+
+    assert len({each["id"] for each in events}) == 240
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("tenants", "suspend", "nobody"), 1),
+        (("tenants", "create", "Bad Slug"), 2),
+        (("tenants", "create", "x", "--time-zone", "Mars"), 2),
+        (("keys", "revoke", "nng_00000000"), 1),
+        (("keys", "create", "x", "--tenant", "nobody"), 1),
+    ],
+)
+async def test_refusals_are_sentences_with_the_same_exit_code(
+    both: BothWays, gateway: Gateway, words: tuple[str, ...], code: int
+) -> None:
+    here, there = await both.here(*words), await both.there(*words)
+    hint = f" --url {gateway.url}"
+
+    assert (here.code, there.code) == (code, code)
+    assert here.refusal == there.refusal.replace(hint, "")
+
+
+async def test_a_slug_that_is_taken_is_told_alike(both: BothWays, slug: str) -> None:
+    again = ("tenants", "create", slug)
+
+    assert (await both.there(*again)).refusal == (await both.here(*again)).refusal
+
+
+async def test_admin_keys_are_said_to_be_kept_elsewhere(both: BothWays) -> None:
+    outcome = await both.there("keys", "create", "ops", "--admin")
+
+    assert outcome.code == 1
+    assert "database" in outcome.refusal
+
+
+async def test_the_key_may_stand_in_a_file_but_not_on_the_command_line(
+    bare: CommandLine, gateway: Gateway, admin_key: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text(f"{admin_key}\n")
+
+    from_file = await bare("tenants", "list", "--url", gateway.url, "--admin-key-file", str(tmp_path / "key"))
+    typed = await bare("tenants", "list", "--url", gateway.url, "--admin-key", admin_key)
+
+    assert from_file.code == 0
+    assert typed.code == 2
+
+
+async def test_without_a_key_it_says_where_one_belongs(bare: CommandLine, gateway: Gateway) -> None:
+    outcome = await bare("tenants", "list", "--url", gateway.url)
+
+    assert outcome.code == 2
+    assert "GATEWAY_ADMIN_KEY" in outcome.refusal
+
+
+async def test_a_key_nobody_has_is_refused_in_words(bare: CommandLine, gateway: Gateway) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+
+    outcome = await bare("tenants", "list", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert "refused the admin key" in outcome.refusal
+
+
+@pytest.mark.parametrize("key", ["nnga_damaged", mint(Role.INFERENCE).reveal()])
+async def test_what_is_no_admin_key_never_leaves(bare: CommandLine, key: str) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=key)
+
+    outcome = await bare("tenants", "list", "--url", "http://127.0.0.1:1")
+
+    assert outcome.code == 2
+    assert key not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("http://127.0.0.1:1", 1, "cannot be reached: connection refused"),
+        ("http://127.0.0.1:1/gateway/", 1, "cannot be reached"),
+        ("ftp://x", 2, "--url takes an address"),
+        ("http://u:canary@x", 2, "takes no user name"),
+        ("http://x:port", 2, "--url takes an address"),
+    ],
+)
+async def test_an_address_that_leads_nowhere(bare: CommandLine, url: str, code: int, said: str) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+
+    outcome = await bare("tenants", "list", "--url", url)
+
+    assert outcome.code == code
+    assert said in outcome.refusal
+    assert "canary" not in outcome.refusal
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"items": 1}', b'{"items": [{"slug": 1}], "nextCursor": null}']
+)
+async def test_somebody_else_s_answer_is_told_as_such(bare: CommandLine, body: bytes) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+    async with scripted_backend() as server:
+        server.scripts |= {"/admin/v1/tenants?limit=200": answer(body)}
+        outcome = await bare("tenants", "list", "--url", server.url)
+
+    assert outcome.code == 1
+    assert "no gateway of this release" in outcome.refusal
+
+
+async def test_only_commands_about_a_gateway_elsewhere_take_an_address(bare: CommandLine) -> None:
+    outcome = await bare("migrate", "--url", "http://127.0.0.1:1")
+
+    assert outcome.code == 2
