@@ -24,6 +24,6 @@ def add_completion(app: "App") -> None:
         shell
             Which shell.
         """
-        print(app.generate_completion(shell=shell), end="")
+        print(app.generate_completion(shell=shell), end="")  # nosec B604 - names a shell, starts none
 
     app.command(completion)
