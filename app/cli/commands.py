@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from app.cli import catalogue, config, keys, limits, models, policies, tenants, usage_group
+from app.cli import backends, catalogue, config, jobs, keys, limits, models, policies, tenants, usage_group
 from app.cli.audit import audit
 from app.cli.completion import add_completion
 from app.cli.doctor import doctor
@@ -46,8 +46,8 @@ for command in (
     openapi,
 ):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app, config.app):
-    app.command(noun)
+for group in (tenants, keys, models, limits, policies, usage_group, backends, jobs, config):
+    app.command(group.app)
 add_completion(app)
 
 

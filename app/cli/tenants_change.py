@@ -57,7 +57,9 @@ async def set_(
             before, after = await control.tenants.change(tenant, change)
         except (NameMissing, TimeZoneUnknown) as refusal:
             raise InputRefused(sentence(refusal)) from None
-        granted = [grant for grant in await control.grants.list(owner) if grant.key_id is None]
+        usable = after.allow_all_models or any(
+            grant.key_id is None for grant in await control.grants.list(owner)
+        )
     if common.json:
         show_json({"tenant": after, "changed": before != after})
         return
@@ -65,7 +67,7 @@ async def set_(
         print(f"Tenant {tenant} was like this before; nothing changed.")
         return
     print(f"Tenant {tenant}: {', '.join(_differences(before, after))}.")
-    if not after.allow_all_models and not granted:
+    if not usable:
         say("It may use no model now:", f"  {common.command(f'models allow MODEL --tenant {tenant}')}")
 
 

@@ -1,7 +1,10 @@
 """`usage`: what was used, summed from the ledger."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from cyclopts import Parameter
 
 from app.cli.chart import Bar, show_chart
 from app.cli.control import control_plane
@@ -10,6 +13,7 @@ from app.cli.moments import moment_meant
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, progress, say, show_json, show_table
 from app.cli.people import find_tenant
+from app.cli.usage_export import export as write_rows
 from domain.usage_report import UsageGroup
 
 if TYPE_CHECKING:
@@ -30,6 +34,9 @@ async def usage(
     until: str | None = None,
     tenant: str | None = None,
     chart: Measure | None = None,
+    export: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    resume: bool = False,
+    cursor: str | None = None,
     common: Common = COMMON,
 ) -> None:
     """Sum up requests and tokens.
@@ -38,6 +45,8 @@ async def usage(
     requests whose tokens nobody measured, `backend time` is loading, reading prompts and generating.
 
     Example: `neuronetz-gateway usage --by model --since 7d --tenant research`
+
+    Example: `neuronetz-gateway usage --export november.csv --since 2026-11-01 --until 2026-11-30`
 
     Parameters
     ----------
@@ -52,12 +61,29 @@ async def usage(
         Slug of the tenant whose requests count. Default: everybody's.
     chart
         Draw bars of tokens (in and out), requests or backend time instead of the table.
+    export
+        Write the single rows, oldest first, to this file instead: CSV if its name ends in .csv, else one JSON object
+        a line; - stands for standard output. Without --since from the beginning of the ledger.
+    resume
+        Go on with a file that broke off, after its last whole row.
+    cursor
+        Go on after the row that has this cursor, as the last field of every row names it.
     """
     now = datetime.now(UTC)
     start = now - timedelta(days=DEFAULT_DAYS) if since is None else moment_meant(since, now=now)
     end = now if until is None else moment_meant(until, now=now, whole_day=True)
     if start >= end:
         raise InputRefused("The time asked for is empty: --since must be before --until.")
+    if export is not None:
+        if chart is not None:
+            raise InputRefused("Give --chart or --export, not both.")
+        first = None if since is None else start
+        await write_rows(
+            export, since=first, until=end, tenant=tenant, resume=resume, cursor=cursor, common=common
+        )
+        return
+    if resume or cursor is not None:
+        raise InputRefused("--resume and --cursor go with --export.")
     async with control_plane(common) as control:
         owner = None if tenant is None else await find_tenant(control, tenant, common)
         with progress("summing up the ledger"):

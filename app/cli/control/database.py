@@ -1,19 +1,17 @@
 """The control plane in the database itself: each call is one transaction, done in the name of who types."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UnsetType
 from pydantic import SecretStr
 
 from app.cli.confirmed import wait_for_confirmation
-from app.cli.control.port import Changed, KeyFound
-from app.cli.failure import CommandFailed
-from app.cli.model_lines import ModelList, model_list
-from app.cli.model_table import read_model_table
-from app.cli.options import Common
+from app.cli.control.port import Changed, ExportWanted, KeyFound
+from app.cli.failure import InputRefused
+from app.cli.options import Local
 from app.cli.people import actor
 from app.cli.place import environment, gateway_url, load, open_database
 from app.cli.settings import KeyMintingSettings
@@ -23,6 +21,7 @@ from db.revocation_wait import Confirmation
 from db.revocations import Revocations
 from db.settings import DatabaseSettings, RedisSettings
 from db.usage import UsageRows
+from db.usage_rows import LedgerRows
 from domain.keys import PepperRing
 from domain.limits import LimitKind
 from domain.tenants import (
@@ -41,11 +40,19 @@ from domain.tenants import (
     TenantStatus,
 )
 from domain.usage_report import UsageGroup, UsageReport
+from domain.usage_rows import RowPlace, UsageFilter
 from domain.values import Limits, OptionRule
+
+if TYPE_CHECKING:
+    from app.cli.control.database_fleet import DatabaseFleet
+
+_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @asynccontextmanager
-async def database_control_plane(common: Common, *, waits: bool) -> AsyncIterator["DatabaseControlPlane"]:
+async def database_control_plane(
+    common: Local, *, waits: bool = False
+) -> AsyncIterator["DatabaseControlPlane"]:
     """Give the control plane of this machine's gateway.
 
     Raises
@@ -70,10 +77,17 @@ class DatabaseControlPlane:
         self.grants: Final = _Grants(database)
         self.policies: Final = _Policies(database)
         self.usage: Final = _Usage(database)
-        self.fleet: Final = _Fleet(environ)
         self.gateway_url: Final = gateway_url(environ)
+        self._environ = environ
         self._database = database
         self._redis_url = redis_url
+
+    @property
+    def fleet(self) -> "DatabaseFleet":
+        """Backends, models and jobs, whose modules few commands need."""
+        from app.cli.control.database_fleet import DatabaseFleet
+
+        return DatabaseFleet(self._environ, self._database)
 
     async def confirm(self, *, since: float) -> Confirmation | None:
         """Wait for those who report in Redis."""
@@ -244,6 +258,7 @@ class _Policies(_Desk):
 class _Usage:
     def __init__(self, database: Database) -> None:
         self._rows = UsageRows(database.engine)
+        self._ledger = LedgerRows(database.engine)
 
     async def report(
         self, by: UsageGroup, *, since: datetime, until: datetime, tenant: Tenant | None
@@ -252,15 +267,19 @@ class _Usage:
             by, since=since, until=until, tenant_id=None if tenant is None else tenant.id
         )
 
+    async def export(self, wanted: ExportWanted) -> AsyncGenerator[bytes, None]:
+        # It brings the web framework along, which no other command needs.
+        from app.cursors import place_of
+        from app.usage_export import ExportFormat, export
 
-class _Fleet:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    async def models(self) -> ModelList:
-        table, size = await read_model_table(load(RedisSettings, self._environ))
-        if table is None:
-            raise CommandFailed(
-                "There is no model table yet: the worker writes it within seconds of its start; does it run?"
-            )
-        return model_list(table, size)
+        try:
+            after = None if wanted.cursor is None else place_of(wanted.cursor, RowPlace)
+        except ValueError:
+            raise InputRefused("That is no cursor of an export.") from None
+        rows = UsageFilter(
+            _BEGINNING if wanted.since is None else wanted.since,
+            wanted.until,
+            tenant_id=None if wanted.tenant is None else wanted.tenant.id,
+        )
+        async for piece in export(self._ledger, rows, form=ExportFormat(wanted.layout), after=after):
+            yield piece

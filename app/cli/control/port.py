@@ -4,13 +4,14 @@ What cannot be is refused with a `ControlError` of `domain.tenants` or, where on
 `CommandFailed` that already is a sentence.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import UnsetType
 
 if TYPE_CHECKING:
+    from app.cli.fleet_lines import BackendLine, JobsSummary
     from app.cli.model_lines import ModelList
     from db.revocation_wait import Confirmation
     from domain.limits import LimitKind
@@ -157,6 +158,19 @@ class PolicyDesk(Protocol):
         """Take a rule away; return False if there is none."""
 
 
+class ExportWanted(NamedTuple):
+    """Which rows to export and how.
+
+    `layout` is `ndjson` or `csv`, `cursor` where an earlier export ended; `since` None means the beginning.
+    """
+
+    layout: str
+    since: datetime | None
+    until: datetime
+    tenant: "Tenant | None"
+    cursor: str | None
+
+
 class UsageDesk(Protocol):
     """The ledger: its sums and its rows."""
 
@@ -165,12 +179,27 @@ class UsageDesk(Protocol):
     ) -> "UsageReport":
         """Return sums over requests admitted from `since` up to, not including, `until`."""
 
+    def export(self, wanted: ExportWanted) -> AsyncGenerator[bytes, None]:
+        """Yield rows, oldest first, as text in pieces of any size."""
+
 
 class FleetDesk(Protocol):
-    """Backends and what they host."""
+    """Backends, what they host, and jobs. `BackendUnknown` where there is no such backend."""
 
     async def models(self) -> "ModelList":
         """Return the models of all backends."""
+
+    async def backends(self) -> "tuple[BackendLine, ...]":
+        """Return the live state of all backends, in the operator's order."""
+
+    async def drain(self, name: str, reason: str, *, waits: bool) -> "Changed[BackendLine]":
+        """Take one out of service; with `waits` return when every process acts upon it, or 5 seconds later."""
+
+    async def undrain(self, name: str, *, waits: bool) -> "Changed[BackendLine]":
+        """Let one back in, likewise."""
+
+    async def jobs(self) -> "JobsSummary":
+        """Return what the job queue holds and how each job ran last."""
 
 
 class ControlPlane(Protocol):

@@ -1,15 +1,18 @@
 """Backends, models and usage by the admin API."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from app.cli.control.client import AdminClient
+from app.cli.control.client import AdminClient, NotFound, segment
+from app.cli.control.port import Changed, ExportWanted
 from app.cli.control.wire import value
 from app.cli.failure import CommandFailed
+from app.cli.fleet_lines import BackendLine, JobLine, JobsSummary, LastRun
 from app.cli.model_lines import BackendModels, ModelLine, ModelList, TableFigures
+from domain.drains import BackendUnknown
 from domain.tenants import Tenant
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
 
@@ -35,6 +38,19 @@ class RemoteUsage:
             lines = tuple(self._line(each, str(each[by.value])) for each in answer["lines"])
             return UsageReport(lines, self._line(answer["total"], "total"))
 
+    async def export(self, wanted: ExportWanted) -> AsyncGenerator[bytes, None]:
+        """Pass on what comes."""
+        async with self._client.pieces(
+            "/usage/export",
+            format=wanted.layout,
+            since=None if wanted.since is None else wanted.since.isoformat(),
+            until=wanted.until.isoformat(),
+            tenant=None if wanted.tenant is None else wanted.tenant.slug,
+            cursor=wanted.cursor,
+        ) as pieces:
+            async for piece in pieces:
+                yield piece
+
     def _line(self, answer: Mapping[str, Any], label: str) -> UsageSum:
         return value({**answer, "label": label}, UsageSum, of=self._client)
 
@@ -54,6 +70,54 @@ class RemoteFleet:
             raise CommandFailed("That gateway has no model table yet: does its worker run?")
         with self._client.understood():
             return _model_list(backends, models, written_at)
+
+    async def backends(self) -> tuple[BackendLine, ...]:
+        """Read all pages."""
+        found = await self._client.items("/backends")
+        return tuple(self._line(each) for each in found)
+
+    async def drain(self, name: str, reason: str, *, waits: bool) -> Changed[BackendLine]:
+        """Take a backend out of service."""
+        return await self._decide(name, "drain", {"reason": reason}, waits=waits)
+
+    async def undrain(self, name: str, *, waits: bool) -> Changed[BackendLine]:
+        """Let a backend back in."""
+        return await self._decide(name, "undrain", None, waits=waits)
+
+    async def jobs(self) -> JobsSummary:
+        """Read the summary."""
+        answer = await self._client.get("/jobs")
+        if answer.get("redisReachable") is False:
+            raise CommandFailed("That gateway cannot reach Redis, where its jobs are.")
+        jobs = answer.get("jobs")
+        with self._client.understood():
+            lines = tuple(self._job(each) for each in jobs)
+        return value({**answer, "jobs": lines}, JobsSummary, of=self._client)
+
+    async def _decide(self, name: str, decision: str, body: object, *, waits: bool) -> Changed[BackendLine]:
+        path = f"/backends/{segment(name)}"
+        try:
+            before = self._line(await self._client.get(path))
+        except NotFound:
+            raise BackendUnknown(name) from None
+        parameters = {"wait": "true"} if waits else None
+        after = await self._client.ask("POST", f"{path}/{decision}", body, parameters=parameters)
+        return Changed(before, self._line(after))
+
+    def _line(self, answer: Mapping[str, Any]) -> BackendLine:
+        with self._client.understood():
+            kept = {
+                **answer,
+                "polledAt": answer["lastPollAt"],
+                "lastOkAt": answer["lastAnswerAt"],
+                "loaded": answer["loadedModels"],
+            }
+        return value(kept, BackendLine, of=self._client)
+
+    def _job(self, answer: Mapping[str, Any]) -> JobLine:
+        last = answer["lastRun"]
+        run = None if last is None else value(last, LastRun, of=self._client)
+        return value({**answer, "lastRun": run}, JobLine, of=self._client)
 
 
 def _model_list(backends: list[dict[str, Any]], models: list[dict[str, Any]], written_at: str) -> ModelList:

@@ -1,5 +1,6 @@
 """The same commands against a running gateway: in its database, and from elsewhere by its admin API."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -62,6 +63,9 @@ class BothWays:
             "DATABASE_URL": gateway.database_url,
             "REDIS_URL": redis_url,
             "GATEWAY_KEY_PEPPER": PEPPER,
+            "OLLAMA_BACKENDS": json.dumps(
+                [{"name": name, "base_url": each.url} for name, each in gateway.backends.items()]
+            ),
         }
         self._key = admin_key
 
@@ -72,7 +76,7 @@ class BothWays:
 
     async def there(self, *words: str) -> Outcome:
         """Run the same command by the admin API."""
-        self._cli.set(DATABASE_URL="", REDIS_URL="", GATEWAY_KEY_PEPPER="", GATEWAY_ADMIN_KEY=self._key)
+        self._cli.set(GATEWAY_ADMIN_KEY=self._key, **dict.fromkeys(self._here, ""))
         outcome = await self._cli(*words, "--url", self._gateway.url)
         assert self._key not in outcome.out + outcome.err
         return outcome
@@ -238,3 +242,76 @@ async def test_only_commands_about_a_gateway_elsewhere_take_an_address(bare: Com
     outcome = await bare("migrate", "--url", "http://127.0.0.1:1")
 
     assert outcome.code == 2
+
+
+async def test_backends_are_the_same_both_ways(both: BothWays) -> None:
+    (here,) = (await both.here("backends", "list", "--json")).json["backends"]
+    (there,) = (await both.there("backends", "list", "--json")).json["backends"]
+
+    volatile = {"polled_at", "last_ok_at"}
+    assert {k: v for k, v in here.items() if k not in volatile} == {
+        k: v for k, v in there.items() if k not in volatile
+    }
+    assert (here["name"], here["condition"], here["models"]) == ("a", "ok", ["llama3.2:latest"])
+    assert (here["in_flight"], here["cooling_in"], here["drain"]) == (0, 0, None)
+
+
+async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothWays, admin_key: str) -> None:
+    drained = await both.there("backends", "drain", "a", "--reason", "gets a new card", "--wait", "--json")
+    again = await both.here("backends", "drain", "a", "--reason", "gets a new card", "--json")
+    shown = await both.here("backends", "list")
+    back = await both.here("backends", "undrain", "a", "--wait", "--json")
+
+    assert (drained.json["changed"], drained.json["backend"]["effective"]) == (True, True)
+    assert drained.json["backend"]["drain"]["by"] == admin_key[:13]
+    assert again.json["changed"] is False
+    assert "ok, drained" in shown.out
+    assert "gets a new card" in shown.err
+    assert (back.json["changed"], back.json["backend"]["drain"], back.json["backend"]["effective"]) == (
+        True,
+        None,
+        True,
+    )
+
+
+@pytest.mark.parametrize("words", [("drain", "nobody", "--reason", "x"), ("undrain", "nobody")])
+async def test_an_unknown_backend_is_told_alike(
+    both: BothWays, gateway: Gateway, words: tuple[str, ...]
+) -> None:
+    here, there = await both.here("backends", *words), await both.there("backends", *words)
+
+    assert (here.code, there.code) == (1, 1)
+    assert here.refusal == there.refusal.replace(f" --url {gateway.url}", "")
+
+
+async def test_models_are_the_same_but_for_what_only_redis_knows(both: BothWays) -> None:
+    here, there = await both.here("list-models", "--json"), await both.there("list-models", "--json")
+
+    assert [each["models"] for each in here.json["backends"]] == [
+        each["models"] for each in there.json["backends"]
+    ]
+    assert (there.json["union_count"], there.json["table"]["entries"], there.json["table"]["bytes"]) == (
+        1,
+        1,
+        None,
+    )
+    assert "1 different model on 1 backend" in (await both.there("list-models")).out
+
+
+async def test_jobs_are_listed_and_one_is_run_now(both: BothWays) -> None:
+    ran = await both.here("jobs", "run", "usage.roll_up", "--wait", "--json")
+    listed = (await both.here("jobs", "list", "--json")).json
+    jobs = {each["name"]: each for each in listed["jobs"]}
+
+    assert ran.json["run"]["outcome"] == "complete"
+    assert listed["workers"] == 1
+    assert jobs["usage.roll_up"]["last_run"]["outcome"] == "complete"
+    assert jobs["discovery.poll"]["next_run_at"] is not None
+    assert "1 worker" in (await both.here("jobs", "list")).out
+
+
+async def test_an_unknown_job_is_told_with_those_there_are(both: BothWays) -> None:
+    outcome = await both.here("jobs", "run", "usage.rollup")
+
+    assert outcome.code == 2
+    assert "usage.roll_up" in outcome.refusal

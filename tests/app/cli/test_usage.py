@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.usage import UsageRows
+from domain.usage import UsageRecord
 from tests.app.cli.conftest import CommandLine
-from tests.support.ledger_records import DAY, record
+from tests.support.ledger_records import DAY, admission, record, settlement
 from tests.support.rows import add_acme
 
 PERIOD = ("--since", "2031-05-30", "--until", "2031-05-31")
@@ -105,7 +106,7 @@ async def test_a_chart_has_a_bar_for_each_day_also_without_requests(
 
 
 async def test_a_chart_of_models_begins_with_the_largest(cli: CommandLine, engine: AsyncEngine) -> None:
-    await UsageRows(engine).insert_batch([record(model="a:1")])
+    await UsageRows(engine).insert_batch([UsageRecord(admission(model="a:1"), settlement())])
 
     bars = (await cli.good("usage", "--by", "model", "--chart", "requests", *PERIOD)).out.splitlines()[1:]
 
