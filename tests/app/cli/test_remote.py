@@ -3,17 +3,22 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from db.usage import UsageRows
 from domain.keys import PepperRing, mint
 from domain.tenants import Actor
+from domain.usage import UsageRecord
+from domain.usage_report import UsageGroup
 from domain.values import Role
 from tests.app.cli.conftest import PEPPER, CommandLine, Outcome
 from tests.support.admin import new_slug
 from tests.support.gateway import Gateway
+from tests.support.ledger_records import DAY, admission, record, settlement
 from tests.support.ollama import SimulatedOllama
 from tests.support.scripted_backend import answer, scripted_backend
 from tests.support.servers import Databases, RedisDatabases
@@ -315,3 +320,38 @@ async def test_an_unknown_job_is_told_with_those_there_are(both: BothWays) -> No
 
     assert outcome.code == 2
     assert "usage.roll_up" in outcome.refusal
+
+
+@pytest.fixture(scope="module")
+async def ledger(gateway: Gateway) -> None:
+    """Four requests of a May evening, and an hour later one more of another model."""
+    later = UsageRecord(admission(DAY + timedelta(hours=1), model="other:1"), settlement())
+    await UsageRows(gateway.database.engine).insert_batch([*(record() for _ in range(4)), later])
+
+
+MAY = ("--since", "2031-05-01", "--until", "2031-05-31")
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("by", UsageGroup)
+async def test_sums_are_the_same_both_ways(both: BothWays, by: UsageGroup) -> None:
+    report = (await both.same("usage", "--by", by.value, *MAY, "--json")).json
+
+    assert report["total"]["requests"] == sum(line["requests"] for line in report["lines"]) == 5
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.csv"])
+async def test_an_export_is_the_same_both_ways_and_is_resumed_by_either(
+    both: BothWays, tmp_path: Path, name: str
+) -> None:
+    here, there = tmp_path / f"here-{name}", tmp_path / f"there-{name}"
+    await both.here("usage", "--export", str(here), *MAY)
+    outcome = await both.there("usage", "--export", str(there), *MAY, "--json")
+    whole = here.read_bytes()
+
+    assert outcome.json["rows"] == 5
+    assert there.read_bytes() == whole
+    there.write_bytes(whole[: len(whole) // 2])
+    assert (await both.there("usage", "--export", str(there), *MAY, "--resume")).code == 0
+    assert there.read_bytes() == whole
