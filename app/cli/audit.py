@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DEFAULT_EVENTS: Final = 50
 MOST_EVENTS: Final = 100_000
 
+_SAID_ELSEWHERE: Final = frozenset({"id", "tenant_id", "prefix", "slug", "created_at", "last_used_at"})
+"""What names the subject, or when it was made."""
+
 
 async def audit(
     *,
@@ -105,10 +108,10 @@ def _subject(event: "AuditEvent", slugs: Mapping[str, str]) -> str:
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is different, in the order in which it is stored; what is new or gone is told by its values."""
+    """Yield what is different, in the order in which it is stored; what is new or gone is told by what it has."""
     for name in {**before, **after}:
         was, now = before.get(name), after.get(name)
-        if was == now or name == "id":
+        if was == now or name in _SAID_ELSEWHERE or not (was or now or (before and after)):
             continue
         if not before or was is None:
             yield f"{name} {_told(now)}"

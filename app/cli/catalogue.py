@@ -48,6 +48,8 @@ def _entries(number: int) -> str:
 
 def _rows(backend: "BackendModels") -> list[tuple[str, ...]]:
     state = backend.condition if backend.error is None else f"{backend.condition} ({backend.error})"
+    if backend.drained:
+        state += ", drained"
     rows = [
         (model.name, _gigabytes(model.size), "yes" if model.loaded else "") for model in backend.models
     ] or [(NOTHING, NOTHING, "")]

@@ -23,6 +23,7 @@ class BackendModels(msgspec.Struct, frozen=True):
 
     name: str
     condition: str
+    drained: bool
     error: str | None
     version: str | None
     polled_at: datetime | None
@@ -64,6 +65,7 @@ def _backend(state: "BackendState") -> BackendModels:
     return BackendModels(
         name=state.name,
         condition=state.condition.value,
+        drained=state.drained,
         error=state.error,
         version=state.version,
         polled_at=state.polled_at,

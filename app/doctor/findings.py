@@ -37,6 +37,7 @@ class FindingKind(StrEnum):
     TABLE_OLD = "table-old"
     BACKENDS_DIFFER = "backends-differ"
     BACKEND_DOWN = "backend-down"
+    BACKEND_DRAINED = "backend-drained"
     BACKEND_OUTDATED = "backend-outdated"
     BACKEND_VERSION_UNKNOWN = "backend-version-unknown"
     DIGEST_SKEW = "digest-skew"
@@ -133,6 +134,10 @@ EXPLANATIONS: Final = {
     FindingKind.BACKEND_DOWN: Explanation(
         "Its models are served by other backends, or not at all.",
         "`neuronetz-gateway probe-ollama` asks it now and says what goes wrong.",
+    ),
+    FindingKind.BACKEND_DRAINED: Explanation(
+        "It gets no new requests until somebody lets it back in.",
+        "`backends list` says who drained it and why; `backends undrain` lets it back in.",
     ),
     FindingKind.BACKEND_OUTDATED: Explanation(
         "Releases below the floor have known holes that requests or models can reach, up to reading its memory.",

@@ -63,9 +63,13 @@ def of_configuration(table: ModelTable, configured: Mapping[str, str]) -> Iterat
 
 
 def of_backends(table: ModelTable) -> Iterator[Finding]:
-    """Yield backends that do not answer."""
+    """Yield backends that do not answer, and those that were taken out of service."""
     for state in table.backends:
-        if state.condition is not BackendCondition.OK:
+        if state.drained:
+            yield Finding(
+                FindingKind.BACKEND_DRAINED, Level.NOTE, state.name, f"Backend {state.name} is drained."
+            )
+        elif state.condition is not BackendCondition.OK:
             since = f"last at {state.last_ok_at:%Y-%m-%d %H:%M} UTC" if state.last_ok_at else "never"
             yield Finding(
                 FindingKind.BACKEND_DOWN,

@@ -165,12 +165,13 @@ async def of_proxy_names(
         except (OSError, UnicodeError):  # TimeoutError is an OSError
             addresses = ()
         if not addresses:
+            default = "" if named else "; it is a default, and matters only if it stands in front"
             found.append(
                 Finding(
                     FindingKind.PROXY_UNRESOLVED,
                     Level.WARNING if named else Level.NOTE,
                     "GATEWAY_TRUSTED_PROXIES",
-                    f"{proxy} has no address here{'' if named else '; it is one of the defaults'}.",
+                    f"{proxy} has no address here{default}.",
                 )
             )
     return tuple(found)

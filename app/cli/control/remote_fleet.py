@@ -139,6 +139,7 @@ def _backend(answer: Mapping[str, Any], models: list[ModelLine]) -> BackendModel
     return BackendModels(
         name=answer["name"],
         condition=answer["condition"],
+        drained=answer["drained"],
         error=answer["error"],
         version=answer["version"],
         polled_at=_moment(answer["lastPollAt"]),

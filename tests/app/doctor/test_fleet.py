@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from app.doctor import fleet
@@ -45,6 +46,12 @@ def test_a_backend_that_does_not_answer_is_an_error(condition: BackendCondition)
     found = tuple(fleet.of_backends(table(backend("a"), backend("b", condition=condition))))
 
     assert kinds(found) == [(FindingKind.BACKEND_DOWN, Level.ERROR, "b")]
+
+
+def test_a_drained_backend_is_worth_a_note_and_no_error_whatever_it_answers() -> None:
+    drained = msgspec.structs.replace(backend("a", condition=BackendCondition.SILENT), drained=True)
+
+    assert kinds(tuple(fleet.of_backends(table(drained)))) == [(FindingKind.BACKEND_DRAINED, Level.NOTE, "a")]
 
 
 @pytest.mark.parametrize(
