@@ -1,8 +1,5 @@
 """The same commands against a running gateway: in its database, and from elsewhere by its admin API."""
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,102 +7,14 @@ import pytest
 from sqlalchemy import text
 
 from db.usage import UsageRows
-from domain.keys import PepperRing, mint
-from domain.tenants import Actor
+from domain.keys import mint
 from domain.usage import UsageRecord
 from domain.usage_report import UsageGroup
 from domain.values import Role
-from tests.app.cli.conftest import PEPPER, CommandLine, Outcome
-from tests.support.admin import new_slug
+from tests.app.cli.conftest import BothWays, CommandLine
 from tests.support.gateway import Gateway
 from tests.support.ledger_records import DAY, admission, record, settlement
-from tests.support.ollama import SimulatedOllama
 from tests.support.scripted_backend import answer, scripted_backend
-from tests.support.servers import Databases, RedisDatabases
-
-
-@pytest.fixture(scope="module")
-def gateway_redis_url(valkey: RedisDatabases) -> str:
-    return valkey.claim()
-
-
-@pytest.fixture(scope="module")
-async def gateway(
-    postgres: Databases,
-    migrated_template: str,
-    gateway_redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Gateway]:
-    async with AsyncExitStack() as stack:
-        backend = SimulatedOllama.start(name="a", models="llama3.2:latest", tokens=8)
-        stack.push_async_callback(backend.stop)
-        gateway = Gateway(
-            database_url=postgres.create(template=migrated_template),
-            redis_url=gateway_redis_url,
-            backends=[backend],
-            directory=tmp_path_factory.mktemp("gateway"),
-            settings={"GATEWAY_KEY_PEPPER": PEPPER},
-        )
-        stack.push_async_callback(gateway.aclose)
-        await gateway.start()
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-async def admin_key(gateway: Gateway) -> str:
-    async with gateway.database.unit_of_work(Actor("test")) as work:
-        issued = await work.keys(None).create("ops", peppers=PepperRing.parse(PEPPER))
-    return issued.minted.reveal()
-
-
-class BothWays:
-    """One command line that is told by its environment where the database is, and one that only knows a key."""
-
-    def __init__(self, cli: CommandLine, gateway: Gateway, redis_url: str, admin_key: str) -> None:
-        self._cli = cli
-        self._gateway = gateway
-        self._here = {
-            "DATABASE_URL": gateway.database_url,
-            "REDIS_URL": redis_url,
-            "GATEWAY_KEY_PEPPER": PEPPER,
-            "OLLAMA_BACKENDS": json.dumps(
-                [{"name": name, "base_url": each.url} for name, each in gateway.backends.items()]
-            ),
-        }
-        self._key = admin_key
-
-    async def here(self, *words: str) -> Outcome:
-        """Run a command in the database."""
-        self._cli.set(**self._here, GATEWAY_ADMIN_KEY="")
-        return await self._cli(*words)
-
-    async def there(self, *words: str) -> Outcome:
-        """Run the same command by the admin API."""
-        self._cli.set(GATEWAY_ADMIN_KEY=self._key, **dict.fromkeys(self._here, ""))
-        outcome = await self._cli(*words, "--url", self._gateway.url)
-        assert self._key not in outcome.out + outcome.err
-        return outcome
-
-    async def same(self, *words: str) -> Outcome:
-        """Run a command that only reads both ways, and return what both gave."""
-        here, there = await self.here(*words), await self.there(*words)
-        assert (here.code, here.out) == (there.code, there.out), there.err
-        return there
-
-
-@pytest.fixture
-def both(bare: CommandLine, gateway: Gateway, gateway_redis_url: str, admin_key: str) -> BothWays:
-    return BothWays(bare, gateway, gateway_redis_url, admin_key)
-
-
-@pytest.fixture
-async def slug(both: BothWays) -> str:
-    """Create a tenant from elsewhere and return its slug."""
-    slug = new_slug()
-    words = ("tenants", "create", slug, "--name", "Research lab", "--time-zone", "Europe/Berlin")
-    created = await both.there(*words, "--json")
-    assert created.json["tenant"]["name"] == "Research lab"
-    return slug
 
 
 async def test_tenants_are_the_same_both_ways(both: BothWays, slug: str) -> None:
@@ -355,3 +264,14 @@ async def test_an_export_is_the_same_both_ways_and_is_resumed_by_either(
     there.write_bytes(whole[: len(whole) // 2])
     assert (await both.there("usage", "--export", str(there), *MAY, "--resume")).code == 0
     assert there.read_bytes() == whole
+
+
+async def test_a_proxy_of_the_environment_never_sees_the_key_of_a_plain_request(
+    both: BothWays, bare: CommandLine
+) -> None:
+    async with scripted_backend() as proxy:
+        bare.set(HTTP_PROXY=proxy.url, http_proxy=proxy.url, ALL_PROXY=proxy.url)
+
+        assert (await both.there("tenants", "list")).code == 0
+
+    assert proxy.requests == []
