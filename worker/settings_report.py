@@ -17,7 +17,7 @@ from worker.settings import WorkerSettings, load_worker_settings
 def settings_report(environ: Mapping[str, str]) -> str:
     """Return one line of JSON: what is wrong with the settings, else what they are, and which variables there are."""
     errors = settings_errors(WorkerSettings, environ)
-    shown = () if errors else shown_settings(load_worker_settings(environ), environ)
+    shown = () if errors else shown_settings(load_worker_settings(environ))
     names = [name for name, _ in documented_variables(WorkerSettings)]
     return msgspec.json.encode({"errors": errors, "settings": shown, "variables": names}).decode()
 

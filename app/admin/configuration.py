@@ -8,7 +8,7 @@ from msgspec import Meta
 from app.admin.contract import Answered
 from app.admin.handed import Admin
 from app.settings import AppSettings
-from db.settings import documented_variables, is_secret
+from db.settings_shown import shown_settings
 
 
 class Setting(Answered):
@@ -45,16 +45,9 @@ class ConfigurationController(Controller):
 
 def configuration_of(settings: AppSettings) -> Configuration:
     """Return the settings as they are answered."""
-    fields = {field.validation_alias: name for name, field in type(settings).model_fields.items()}
-    values = settings.model_dump(mode="json")
     return Configuration(
         settings=tuple(
-            Setting(
-                name=variable,
-                value=None if is_secret(field) else values[fields[variable]],
-                secret=is_secret(field),
-                source=settings.source_of(variable).value,
-            )
-            for variable, field in sorted(documented_variables(type(settings)), key=lambda each: each[0])
+            Setting(name=each.name, value=each.value, secret=each.secret, source=each.source.value)
+            for each in shown_settings(settings)
         )
     )

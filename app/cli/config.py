@@ -71,7 +71,7 @@ def show(*, common: Local = LOCAL) -> None:
 
     Example: `neuronetz-gateway config show`
     """
-    from app.settings import load_app_settings, with_journal_dir
+    from app.settings import load_app_settings
     from db.settings_shown import shown_settings
 
     environ = _environ(common)
@@ -80,13 +80,13 @@ def show(*, common: Local = LOCAL) -> None:
     if found:
         more = f" ({len(found) - 1} more: `{common.command('config check')}`)" if len(found) > 1 else ""
         raise InputRefused(f"{next(iter(found))}{more}")
-    of_app = shown_settings(load_app_settings(environ), with_journal_dir(environ))
+    of_app = shown_settings(load_app_settings(environ))
     by_name: dict[str, tuple[dict[str, Any], list[str]]] = {}
     plain = [(each, "app") for each in map(_plain, of_app)]
     plain += [(each, "worker") for each in worker["settings"]]
     for each, process in plain:
         by_name.setdefault(each["name"], (each, []))[1].append(process)
-    shown = [{**each, "processes": of} for each, of in by_name.values()]
+    shown = [{**each, "processes": of} for _, (each, of) in sorted(by_name.items())]
     if common.json:
         show_json({"settings": shown})
         return
@@ -163,7 +163,7 @@ def _plain(setting: "ShownSetting") -> dict[str, Any]:
 
 
 def _row(setting: Mapping[str, Any]) -> tuple[str, ...]:
-    hidden = MASK if setting["is_set"] else NOTHING
+    hidden = NOTHING if setting["source"] == "default" else MASK
     value = hidden if setting["secret"] else _told(setting["value"])
     return setting["name"], value, setting["source"], ", ".join(setting["processes"])
 

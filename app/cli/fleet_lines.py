@@ -48,19 +48,19 @@ class BackendLine(msgspec.Struct, frozen=True):
 
 
 class LastRun(msgspec.Struct, frozen=True):
-    """How a job ran last; `outcome` is complete, failed or aborted. Redis forgets it after a while."""
+    """How a job ran last. `outcome` is complete, failed or aborted, `error` what kind of failure."""
 
     outcome: str
-    started_at: datetime | None
-    ended_at: datetime | None
+    started_at: datetime
+    ended_at: datetime
     error: str | None
 
 
 class JobLine(msgspec.Struct, frozen=True):
-    """One kind of job. `next_run_at` is when a worker orders it again by itself."""
+    """One kind of job. `state` is idle, queued or active; `next_run_at` is when a worker orders it by itself."""
 
     name: str
-    running: bool
+    state: str
     next_run_at: datetime | None
     last_run: LastRun | None
 

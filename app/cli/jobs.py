@@ -25,7 +25,7 @@ Example: `neuronetz-gateway jobs list`
 async def list_(*, common: Common = COMMON) -> None:
     """List the jobs with their last run and their next, and what waits in the queue.
 
-    Redis forgets a run after ten minutes.
+    The worker's log has the whole of a failure.
 
     Example: `neuronetz-gateway jobs list --json`
     """
@@ -34,14 +34,11 @@ async def list_(*, common: Common = COMMON) -> None:
     if common.json:
         show_json(found)
         return
-    headings = ("job", "state", "last run (UTC)", "took", "next run (UTC)")
+    headings = ("job", "state", "last run (UTC)", "outcome", "took", "next run (UTC)")
     show_table(Table(headings, [_row(each) for each in found.jobs]))
     print(f"{count_of(found.workers, 'worker')}, {found.queued:,} waiting, {found.active:,} running.")
     if not found.workers:
         say("No worker runs, so nothing of this is done.")
-    for each in found.jobs:
-        if each.last_run is not None and each.last_run.error is not None:
-            say(f"{each.name} {each.last_run.outcome}: {each.last_run.error}")
 
 
 @app.command
@@ -80,14 +77,8 @@ async def run(name: str, /, *, wait: bool = False, common: Local = LOCAL) -> int
 
 def _row(each: "JobLine") -> tuple[str, ...]:
     last = each.last_run
-    took = NOTHING
-    if last is not None and last.started_at is not None and last.ended_at is not None:
-        took = f"{(last.ended_at - last.started_at).total_seconds():,.2f} s"
-    state = "running" if each.running else NOTHING if last is None else last.outcome
-    return (
-        each.name,
-        state,
-        NOTHING if last is None else moment(last.ended_at),
-        took,
-        moment(each.next_run_at),
-    )
+    if last is None:
+        return each.name, each.state, NOTHING, NOTHING, NOTHING, moment(each.next_run_at)
+    outcome = last.outcome if last.error is None else f"{last.outcome} ({last.error})"
+    took = f"{(last.ended_at - last.started_at).total_seconds():,.2f} s"
+    return each.name, each.state, moment(last.ended_at), outcome, took, moment(each.next_run_at)

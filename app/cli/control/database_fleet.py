@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from saq.job import Job, Status
+from saq.job import Status
 
 from app.admin.fleet import EFFECTIVE_WITHIN_S, Seen
 from app.cli.control.port import Changed
@@ -23,6 +22,7 @@ from app.cli.place import load, redis_troubles
 from db.postgres import Database
 from db.redis.backend_board import reports
 from db.redis.connection import connect_hot, connect_patient
+from db.redis.job_board import JobBoard, JobRun
 from db.redis.queue import GatewayQueue
 from db.settings import BackendSettings, RedisSettings
 from domain.backends import BackendSpec
@@ -32,7 +32,7 @@ from domain.model_table import BackendCondition, BackendState, ModelTable
 
 _TIMEOUT_MS: Final = 2000
 _LOOK_AGAIN_S: Final = 0.02
-_ENDED: Final = {Status.COMPLETE: "complete", Status.FAILED: "failed", Status.ABORTED: "aborted"}
+_STATES: Final = {Status.QUEUED: "queued", Status.ACTIVE: "active"}
 _NO_TABLE: Final = (
     "There is no model table yet: the worker writes it within seconds of its start; does it run?"
 )
@@ -77,24 +77,37 @@ class DatabaseFleet:
         return Changed(before, await self._after(name, drained=False, waits=waits))
 
     async def jobs(self) -> JobsSummary:
-        """Look into the queue."""
+        """Look into the queue, and at what workers note of their runs."""
         async with self._queue() as queue:
+            board = JobBoard(queue.redis)
             info = await queue.info()
-            lines = [await _job_line(queue, order) for order in EVERY_JOB]
+            next_s = await board.next_orders_s(order.name for order in EVERY_JOB)
+            last = await board.last_runs()
+            lines = [
+                JobLine(
+                    name=order.name,
+                    state=await _state(queue, order),
+                    next_run_at=_after(next_s.get(order.name)),
+                    last_run=_last_run(last.get(order.name)),
+                )
+                for order in EVERY_JOB
+            ]
         return JobsSummary(info["queued"], info["active"], len(info["workers"]), tuple(lines))
 
     async def run_job(self, order: JobOrder, *, waits: bool) -> LastRun | None:
         """Order a job; with `waits` return how it ended."""
         async with self._queue() as queue:
+            board = JobBoard(queue.redis)
+            before = (await board.last_runs()).get(order.name)
             if not await queue.order(order):
                 raise CommandFailed(f"{order.name} waits or runs already.")
             if not waits:
                 return None
             give_up_at = time.monotonic() + order.timeout_s
             while time.monotonic() < give_up_at:
-                job = await queue.job(order.key)
-                if job is not None and job.status in _ENDED:
-                    return _last_run(job)
+                run = (await board.last_runs()).get(order.name)
+                if run != before:
+                    return _last_run(run)
                 await asyncio.sleep(_LOOK_AGAIN_S)
         raise CommandFailed(f"{order.name} has not ended after {order.timeout_s} s; does a worker run?")
 
@@ -162,29 +175,14 @@ def _line(state: BackendState, spec: BackendSpec | None, drain: Drain | None, se
     )
 
 
-async def _job_line(queue: GatewayQueue, order: JobOrder) -> JobLine:
+async def _state(queue: GatewayQueue, order: JobOrder) -> str:
     job = await queue.job(order.key)
-    ended = job is not None and job.status in _ENDED
-    return JobLine(
-        name=order.name,
-        running=job is not None and job.status is Status.ACTIVE,
-        next_run_at=await _next_run(queue.redis, order),
-        last_run=_last_run(job) if job is not None and ended else None,
-    )
+    return "idle" if job is None else _STATES.get(job.status, "idle")
 
 
-async def _next_run(redis: Redis, order: JobOrder) -> datetime | None:
-    left_ms = await redis.pttl(f"nng:tick:{order.name}")
-    return datetime.now(UTC) + timedelta(milliseconds=left_ms) if left_ms > 0 else None
+def _after(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-def _last_run(job: Job) -> LastRun:
-    error = (job.error or "").strip().splitlines()
-    # Of a trace the last line says what happened.
-    return LastRun(
-        _ENDED[job.status], _moment(job.started), _moment(job.completed), error[-1] if error else None
-    )
-
-
-def _moment(milliseconds: int) -> datetime | None:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+def _last_run(run: JobRun | None) -> LastRun | None:
+    return None if run is None else LastRun(run.outcome, run.started_at, run.ended_at, run.error)

@@ -74,7 +74,6 @@ async def test_shown_are_value_source_and_reader_but_no_secret(bare: CommandLine
         "name": "GATEWAY_PORT",
         "value": 8080,
         "secret": False,
-        "is_set": True,
         "source": "environment",
         "processes": ["app"],
     }

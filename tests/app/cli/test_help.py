@@ -58,7 +58,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("keys", "re"), {"revoke"}),
         (("keys", "create", "laptop", "--ten"), {"--tenant"}),
         (("tenants", "list", "--u"), {"--url"}),
-        (("usage", "--by", "mo"), {"model"}),
+        (("usage", "--by", "mo"), {"model", "month"}),
     ],
 )
 def test_bash_completes_what_is_typed(script: Path, typed: tuple[str, ...], offered: set[str]) -> None:

@@ -222,6 +222,9 @@ async def test_jobs_are_listed_and_one_is_run_now(both: BothWays) -> None:
     assert jobs["usage.roll_up"]["last_run"]["outcome"] == "complete"
     assert jobs["discovery.poll"]["next_run_at"] is not None
     assert "1 worker" in (await both.here("jobs", "list")).out
+    elsewhere = (await both.there("jobs", "list", "--json")).json["jobs"]
+    assert [each["name"] for each in elsewhere] == list(jobs)
+    assert ran.json["run"] in [each["last_run"] for each in elsewhere]
 
 
 async def test_an_unknown_job_is_told_with_those_there_are(both: BothWays) -> None:
