@@ -183,6 +183,7 @@ async def running_gateway(
                     catalogue=catalogue,
                     metrics=metrics,
                     patient=patient,
+                    queue=queue,
                     scripts=stores.scripts,
                 )
             )

@@ -225,13 +225,19 @@ def load_app_settings(environ: Mapping[str, str]) -> AppSettings:
     SettingsError
         A value is missing, wrong or contradicts another.
     """
-    return load_settings(AppSettings, with_journal_dir(environ))
+    return load_settings(
+        AppSettings, environ, defaults={"GATEWAY_JOURNAL_DIR": _default_journal_dir(environ)}
+    )
 
 
 def with_journal_dir(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that are set, and where journals are kept unless they say so."""
     set_ones = {name: value for name, value in environ.items() if value.strip()}
-    return {"GATEWAY_JOURNAL_DIR": str(default_state_dir(environ) / "journal"), **set_ones}
+    return {"GATEWAY_JOURNAL_DIR": _default_journal_dir(environ), **set_ones}
+
+
+def _default_journal_dir(environ: Mapping[str, str]) -> str:
+    return str(default_state_dir(environ) / "journal")
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -6,11 +6,12 @@ Values come from one mapping given by the entry point, are checked as a whole an
 
 import json
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -34,10 +35,24 @@ class SettingsError(Exception):
     """The environment is unusable. The message is one sentence that names the variable, without secrets."""
 
 
+class Source(StrEnum):
+    """Where the value of a setting comes from."""
+
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
 class EnvSettings(BaseSettings):
     """Base of all settings: frozen, and never read from anything but the given mapping."""
 
     model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
+
+    _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
+
+    def source_of(self, name: str) -> Source:
+        """Return where the value of the variable of that name comes from."""
+        return self._sources.get(name, Source.DEFAULT)
 
     @classmethod
     def settings_customise_sources(
@@ -194,29 +209,70 @@ class SharedSettings(BackendSettings, StoreSettings, LogSettings):
 T = TypeVar("T", bound=EnvSettings)
 
 
-def load_settings(kind: type[T], environ: Mapping[str, str]) -> T:
+def load_settings(
+    kind: type[T], environ: Mapping[str, str], *, defaults: Mapping[str, str] | None = None
+) -> T:
     """Return the checked settings of one kind from a mapping of variables.
 
     A blank variable counts as unset. For every variable that holds a secret, `<NAME>_FILE` may name a file
-    whose content is the value.
+    whose content is the value. `defaults` are values that depend on the machine, where nothing else is set.
 
     Raises
     ------
     SettingsError
         A value is missing, wrong or contradicts another.
     """
-    values: dict[str, str] = {}
-    for name, field in documented_variables(kind):
-        value = environ.get(name, "").strip()
-        if is_secret(field):
-            value = _value_or_file(name, value, environ.get(f"{name}_FILE", "").strip())
-        if value:
-            values[name] = value
+    found = _read(kind, environ)
+    if found.wrong:
+        raise SettingsError(next(iter(found.wrong.values())))
     try:
-        return kind(**values)
+        settings = kind(**{**(defaults or {}), **found.values})
     except ValidationError as exc:
         # The cause is dropped on purpose: its context may hold the rejected text.
-        raise SettingsError(_sentence(exc.errors(include_url=False, include_input=False)[0])) from None
+        raise SettingsError(next(iter(_sentences(exc).values()))) from None
+    settings._sources.update(found.sources)  # noqa: SLF001 - of the class above
+    return settings
+
+
+def settings_errors(
+    kind: type[EnvSettings], environ: Mapping[str, str], *, defaults: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return everything that `load_settings` could refuse, one sentence each, in the order of the variables.
+
+    What contradicts something else is only found once every single value can be.
+    """
+    found = _read(kind, environ)
+    wrong = found.wrong
+    try:
+        kind(**{**(defaults or {}), **found.values})
+    except ValidationError as exc:
+        wrong = _sentences(exc) | wrong
+    return tuple(wrong.values())
+
+
+class _Read(NamedTuple):
+    """By variable: what is set, where that comes from, and what is wrong with where it should come from."""
+
+    values: dict[str, str]
+    sources: dict[str, Source]
+    wrong: dict[str, str]
+
+
+def _read(kind: type[EnvSettings], environ: Mapping[str, str]) -> _Read:
+    found = _Read({}, {}, {})
+    for name, field in documented_variables(kind):
+        value = environ.get(name, "").strip()
+        source = Source.ENVIRONMENT
+        if is_secret(field) and (file := environ.get(f"{name}_FILE", "").strip()):
+            source = Source.FILE
+            try:
+                value = _value_or_file(name, value, file)
+            except SettingsError as refusal:
+                found.wrong[name] = str(refusal)
+                continue
+        if value:
+            found.values[name], found.sources[name] = value, source
+    return found
 
 
 def documented_variables(kind: type[EnvSettings]) -> Iterator[tuple[str, FieldInfo]]:
@@ -234,8 +290,6 @@ def is_secret(field: FieldInfo) -> bool:
 
 
 def _value_or_file(name: str, value: str, file: str) -> str:
-    if not file:
-        return value
     if value:
         raise SettingsError(f"{name} and {name}_FILE are both set; keep one of them.")
     try:
@@ -266,6 +320,14 @@ _PREDICATES = {
     "literal_error": "must be one of {expected}",
     "enum": "must be one of {expected}",
 }
+
+
+def _sentences(refusal: ValidationError) -> dict[str, str]:
+    """Return what is wrong, one sentence for each value, by the place of the value."""
+    sentences: dict[str, str] = {}
+    for error in refusal.errors(include_url=False, include_input=False):
+        sentences.setdefault(_subject(error["loc"]), _sentence(error))
+    return sentences
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -11,6 +12,7 @@ from redis.exceptions import RedisError
 from saq.job import Job
 from saq.types import Context
 
+from db.redis.job_board import JobBoard, JobRun
 from domain.jobs import JobOrder
 
 # A beat that is under way when the run ends gets this long, so that it cannot overtake the end in Redis.
@@ -83,6 +85,28 @@ class FailureLog:
             "job_failed", job=job, error=error, exc_info=failure if self._failing.get(job) != error else None
         )
         self._failing[job] = error
+
+
+class EndLog:
+    """Notes in Redis how each job ended last, for operators who ask later than the queue remembers."""
+
+    def __init__(self, board: JobBoard) -> None:
+        self._board = board
+
+    async def note(self, context: Context) -> None:
+        """Note how a run ended. SAQ calls it after each."""
+        job, failure = context["job"], context.get("exception")
+        ended_at = datetime.now(UTC)
+        run = JobRun(
+            outcome=job.status.value,
+            started_at=datetime.fromtimestamp(job.started / 1000, UTC) if job.started else ended_at,
+            ended_at=ended_at,
+            error=None if failure is None else type(failure).__name__,
+        )
+        try:
+            await self._board.ended(job.function, run)
+        except (RedisError, OSError) as exc:
+            _log.debug("job_end_not_noted", job=job.function, error=type(exc).__name__)
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:

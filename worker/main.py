@@ -20,6 +20,7 @@ from db.logs import configure_logging
 from db.parent_watch import exit_with_parent
 from db.postgres import create_engine
 from db.redis.connection import PATIENT_TIMEOUT_S, connect_patient
+from db.redis.job_board import JobBoard
 from db.redis.limit_recounts import LimitLeases
 from db.redis.model_table_read import ModelTableReader
 from db.redis.model_table_write import ModelTableWriter
@@ -146,7 +147,8 @@ async def serve(settings: WorkerSettings) -> None:
                 health_port=page.sockets[0].getsockname()[1],
             )
 
-        await GatewayWorker(queue, [saq_function(job) for job in jobs], on_start=announce).start()
+        functions = [saq_function(job) for job in jobs]
+        await GatewayWorker(queue, functions, board=JobBoard(redis), on_start=announce).start()
     _log.info("worker_stopped")
 
 

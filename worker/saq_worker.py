@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 from saq.types import Context
 from saq.worker import Worker
 
+from db.redis.job_board import JobBoard
 from db.redis.queue import GatewayQueue
-from worker.job_table import FailureLog, SaqFunction
+from worker.job_table import EndLog, FailureLog, SaqFunction
 
 CONCURRENCY: Final = 8
 DEQUEUE_S: Final = 1.0
@@ -34,7 +35,7 @@ _log = structlog.get_logger()
 class GatewayWorker(Worker[Context]):
     """Runs the jobs of one process until SIGTERM or SIGINT, and then at most `STOP_GRACE_S` longer.
 
-    `on_start` is called once signals are listened to and before the first job.
+    `on_start` is called once signals are listened to and before the first job; how jobs end is noted on the board.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class GatewayWorker(Worker[Context]):
         queue: GatewayQueue,
         functions: Collection[tuple[str, SaqFunction]],
         *,
+        board: JobBoard,
         on_start: SaqFunction,
     ) -> None:
         super().__init__(
@@ -50,7 +52,7 @@ class GatewayWorker(Worker[Context]):
             concurrency=CONCURRENCY,
             dequeue_timeout=DEQUEUE_S,
             startup=on_start,
-            after_process=FailureLog().note,
+            after_process=[FailureLog().note, EndLog(board).note],
             shutdown_grace_period_s=STOP_GRACE_S,
         )
 

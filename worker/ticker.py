@@ -7,6 +7,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from db.redis.job_board import tick_key
 from db.redis.queue import GatewayQueue
 from domain.jobs import JobOrder
 
@@ -29,7 +30,7 @@ class Ticker:
         self._every_ms = max(1, round(every_s * 1000))
         self._redis = redis
         self._queue = queue
-        self._lease = f"nng:tick:{order.name}"
+        self._lease = tick_key(order.name)
         self._failing = False
 
     async def run(self) -> None:

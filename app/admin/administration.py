@@ -19,8 +19,10 @@ from app.metrics import Metrics
 from app.settings import AppSettings
 from db.audit import AuditTrail
 from db.postgres import Database, create_engine
+from db.redis.job_board import JobBoard
 from db.redis.login_budget import LoginBudgetStore
 from db.redis.multiplex import MultiplexedRedis
+from db.redis.queue import GatewayQueue
 from db.redis.revocation_channel import announced, seen_by
 from db.refused_keys import RefusedKeys
 from db.revocations import Revocations
@@ -50,6 +52,8 @@ class Administration:
         *,
         database: Database,
         redis: Redis,
+        queue: GatewayQueue,
+        settings: AppSettings,
         logins: Logins,
         bodies: Bodies,
         peppers: PepperRing,
@@ -66,6 +70,9 @@ class Administration:
         self.bodies: Final = bodies
         self.peppers: Final = peppers
         self.fleet: Final = fleet
+        self.queue: Final = queue
+        self.jobs: Final = JobBoard(redis)
+        self.settings: Final = settings
         self.usage: Final = UsageRows(reports)
         self.ledger: Final = LedgerRows(reports)
         self.followers: Final = followers
@@ -93,6 +100,7 @@ async def running_administration(
     catalogue: Catalogue,
     metrics: Metrics,
     patient: Redis,
+    queue: GatewayQueue,
     scripts: MultiplexedRedis,
 ) -> AsyncIterator[Administration]:
     """Give the admin surface's collaborators; at the end write down the last failed logins."""
@@ -122,6 +130,8 @@ async def running_administration(
         yield Administration(
             database=database,
             redis=patient,
+            queue=queue,
+            settings=settings,
             logins=Logins(
                 keys=keys,
                 peppers=peppers,

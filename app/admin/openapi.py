@@ -77,6 +77,8 @@ TAGS: Final = (
     },
     {"name": "models", "description": "Admin API: which backend hosts what."},
     {"name": "usage", "description": "Admin API: the ledger as rows, as sums and as a file."},
+    {"name": "jobs", "description": "Admin API: what the workers do."},
+    {"name": "configuration", "description": "Admin API: the settings in force."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "adminBearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer nnga_..."},

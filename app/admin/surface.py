@@ -14,8 +14,10 @@ from litestar.params import QueryParameter
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
 from app.admin.backends import BackendController
+from app.admin.configuration import ConfigurationController
 from app.admin.errors import FieldError, InvalidFields
 from app.admin.grants import KeyGrantController, TenantGrantController
+from app.admin.jobs import JobController
 from app.admin.keys import KeyController
 from app.admin.limits import KeyLimitController, TenantLimitController
 from app.admin.logins import Caller
@@ -77,6 +79,8 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     BackendController,
                     ModelController,
                     UsageController,
+                    JobController,
+                    ConfigurationController,
                 ],
                 dependencies={
                     "admin": Provide(admin, sync_to_thread=False),

@@ -1,58 +1,13 @@
 """`list-models`: what the backends host, as discovery last saw it."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from app.cli.failure import CommandFailed
+from app.cli.control import control_plane
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, count_of, moment, show_json, show_table
-from app.cli.place import environment, load, redis_troubles, store_address
 
 if TYPE_CHECKING:
-    from db.settings import RedisSettings
-    from domain.model_table import BackendState, HostedModel, ModelTable
-
-_TIMEOUT_MS = 2000
-
-
-class ModelLine(msgspec.Struct, frozen=True):
-    """One model on one backend."""
-
-    name: str
-    size: int
-    digest: str
-    loaded: bool
-
-
-class BackendModels(msgspec.Struct, frozen=True):
-    """One backend and what it hosts."""
-
-    name: str
-    condition: str
-    error: str | None
-    version: str | None
-    polled_at: datetime | None
-    last_ok_at: datetime | None
-    models: tuple[ModelLine, ...]
-
-
-class TableFigures(msgspec.Struct, frozen=True):
-    """The model table itself. `entries`: pairs of backend and model. `bytes`: its size in Redis."""
-
-    version: int
-    written_at: datetime
-    entries: int
-    bytes: int
-
-
-class ModelList(msgspec.Struct, frozen=True):
-    """What `list-models --json` prints. `union_count`: different models over all backends."""
-
-    backends: tuple[BackendModels, ...]
-    union_count: int
-    table: TableFigures
+    from app.cli.model_lines import BackendModels
 
 
 async def list_models(*, common: Common = COMMON) -> None:
@@ -63,15 +18,8 @@ async def list_models(*, common: Common = COMMON) -> None:
 
     Example: `neuronetz-gateway list-models`
     """
-    from db.settings import RedisSettings
-
-    settings = load(RedisSettings, environment(common))
-    table, size = await _read(settings)
-    if table is None:
-        raise CommandFailed(
-            "There is no model table yet: the worker writes it within seconds of its start; does it run?"
-        )
-    listed = model_list(table, size)
+    async with control_plane(common) as control:
+        listed = await control.fleet.models()
     if common.json:
         show_json(listed)
         return
@@ -83,57 +31,25 @@ async def list_models(*, common: Common = COMMON) -> None:
         )
     )
     figures = listed.table
+    size = (
+        ""
+        if figures.bytes is None
+        else f" in Redis: {_entries(figures.entries)}, {count_of(figures.bytes, 'byte')}"
+    )
     print(
         f"{count_of(listed.union_count, 'different model')} on {count_of(len(listed.backends), 'backend')}."
-        f" Model table in Redis: {figures.entries:,} {'entry' if figures.entries == 1 else 'entries'},"
-        f" {count_of(figures.bytes, 'byte')}, written {moment(figures.written_at)} UTC."
+        f" Model table{size or f': {_entries(figures.entries)}'}, written {moment(figures.written_at)} UTC."
     )
 
 
-async def _read(settings: "RedisSettings") -> "tuple[ModelTable | None, int]":
-    from db.redis.connection import connect_hot
-    from db.redis.model_table_read import ModelTableReader
-
-    async with connect_hot(settings.redis_url, timeout_ms=_TIMEOUT_MS) as redis:
-        with redis_troubles(settings.redis_url):
-            reader = ModelTableReader(redis)
-            try:
-                return await reader.read_table(), await reader.size_bytes()
-            except msgspec.MsgspecError:
-                where = store_address(settings.redis_url.get_secret_value())
-                raise CommandFailed(
-                    f"The model table in Redis at {where} was written by another release or program."
-                ) from None
+def _entries(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"
 
 
-def model_list(table: "ModelTable", size_bytes: int) -> ModelList:
-    """Return the model table as this command prints it; `size_bytes` is what it takes in Redis."""
-    hosted = [model.name for backend in table.backends for model in backend.models]
-    return ModelList(
-        backends=tuple(_backend(state) for state in table.backends),
-        union_count=len(set(hosted)),
-        table=TableFigures(table.version, table.written_at, len(hosted), size_bytes),
-    )
-
-
-def _backend(state: "BackendState") -> BackendModels:
-    return BackendModels(
-        name=state.name,
-        condition=state.condition.value,
-        error=state.error,
-        version=state.version,
-        polled_at=state.polled_at,
-        last_ok_at=state.last_ok_at,
-        models=tuple(_model(model, state) for model in state.models),
-    )
-
-
-def _model(model: "HostedModel", state: "BackendState") -> ModelLine:
-    return ModelLine(model.name, model.size, model.digest, model.name in state.loaded)
-
-
-def _rows(backend: BackendModels) -> list[tuple[str, ...]]:
+def _rows(backend: "BackendModels") -> list[tuple[str, ...]]:
     state = backend.condition if backend.error is None else f"{backend.condition} ({backend.error})"
+    if backend.drained:
+        state += ", drained"
     rows = [
         (model.name, _gigabytes(model.size), "yes" if model.loaded else "") for model in backend.models
     ] or [(NOTHING, NOTHING, "")]

@@ -7,7 +7,10 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from app.cli import catalogue, keys, limits, models, policies, tenants, usage_group
+from app.cli import backends, catalogue, config, jobs, keys, limits, models, policies, tenants, usage_group
+from app.cli.audit import audit
+from app.cli.completion import add_completion
+from app.cli.doctor import doctor
 from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
 from app.cli.init import init
 from app.cli.migrate import migrate
@@ -37,12 +40,15 @@ for command in (
     init,
     probe_ollama,
     catalogue.list_models,
+    audit,
     restore_fence,
+    doctor,
     openapi,
 ):
     app.command(command)
-for noun in (tenants.app, keys.app, models.app, limits.app, policies.app, usage_group.app):
-    app.command(noun)
+for group in (tenants, keys, models, limits, policies, usage_group, backends, jobs, config):
+    app.command(group.app)
+add_completion(app)
 
 
 def run(words: Sequence[str] | None = None) -> int:

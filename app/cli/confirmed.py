@@ -1,17 +1,15 @@
 """Waiting for the processes of a gateway to confirm that they acted upon a revocation, and saying who did."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cli.failure import FAILED
-from app.cli.place import load
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from db.postgres import Database
+    from app.cli.control.port import ControlPlane
     from db.revocation_wait import Confirmation
 
 _TIMEOUT_MS: Final = 2000
@@ -41,28 +39,11 @@ class Waited:
             print(told(self.found))
 
 
-def redis_to_ask(environ: Mapping[str, str], *, wait: bool) -> "SecretStr | None":
-    """Return where processes report if `--wait` was given: before the change, so that it is not made in vain.
-
-    Raises
-    ------
-    InputRefused
-        The settings do not say.
-    """
-    from db.settings import RedisSettings
-
-    return load(RedisSettings, environ).redis_url if wait else None
-
-
-async def wait_if_asked(database: "Database", redis_url: "SecretStr | None") -> Waited:
-    """Wait until every process has acted upon what was committed just now; at once where nobody asked for it."""
-    from db.revocations import Revocations
-
-    if redis_url is None:
+async def wait_if_asked(control: "ControlPlane", *, waits: bool) -> Waited:
+    """Wait until every process has acted upon what was changed just now; at once where nobody asked for it."""
+    if not waits:
         return Waited()
-    committed = time.monotonic()
-    seq = await Revocations(database.engine).latest_seq()
-    return Waited(asked=True, found=await wait_for_confirmation(seq, since=committed, redis_url=redis_url))
+    return Waited(asked=True, found=await control.confirm(since=time.monotonic()))
 
 
 async def wait_for_confirmation(seq: int, *, since: float, redis_url: "SecretStr") -> "Confirmation | None":

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from app.cli.confirmed import redis_to_ask, wait_if_asked
+from app.cli.confirmed import wait_if_asked
+from app.cli.control import control_plane
 from app.cli.failure import InputRefused
 from app.cli.key_lines import (
     NOT_IN_PATHS,
@@ -21,11 +22,10 @@ from app.cli.key_lines import (
 from app.cli.keys_change import rotate, set_
 from app.cli.options import COMMON, Common
 from app.cli.output import say, show_json, show_table
-from app.cli.people import actor, find_key, find_tenant
-from app.cli.place import environment, gateway_url, load, open_database
+from app.cli.people import find_key, find_tenant
 
 if TYPE_CHECKING:
-    from db.postgres import UnitOfWork
+    from app.cli.control.port import ControlPlane
     from domain.tenants import Tenant
 
 app = App(
@@ -74,28 +74,19 @@ async def create(
     allow_path
         It may also stand in paths, /k/KEY/..., for clients that can send no header; GATEWAY_PATH_KEYS must be on.
     """
-    from app.cli.settings import KeyMintingSettings
-    from domain.keys import PepperRing
-
     _check_owner(tenant, admin=admin)
     if admin and allow_path:
         raise InputRefused(NOT_IN_PATHS)
     name = name_meant(name)
     expires_at = None if expires is None else expiry_meant(expires)
     networks = networks_meant(network)
-    environ = environment(common)
-    settings = load(KeyMintingSettings, environ)
-    peppers = PepperRing.parse(settings.key_pepper.get_secret_value())
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = None if tenant is None else await find_tenant(work, tenant, common)
-        issued = await work.keys(None if owner is None else owner.id).create(
-            name,
-            peppers=peppers,
-            expires_at=expires_at,
-            allowed_networks=networks,
-            path_allowed=allow_path,
+    async with control_plane(common) as control:
+        owner = None if tenant is None else await find_tenant(control, tenant, common)
+        issued = await control.keys.create(
+            owner, name, expires_at=expires_at, allowed_networks=networks, path_allowed=allow_path
         )
-        usable = owner is None or owner.allow_all_models or bool(await work.grants(owner.id).list())
+        usable = owner is None or owner.allow_all_models or bool(await control.grants.list(owner))
+        url = control.gateway_url
     if common.json:
         show_json(NewKey(issued.minted.reveal(), key_line(issued.summary, tenant)))
         return
@@ -104,11 +95,11 @@ async def create(
     if owner is None:
         say("It is an admin key: routes for tenants refuse it.")
         return
-    say("Try it:", "  export NNG_KEY=...", _curl(gateway_url(environ)))
+    say("Try it:", "  export NNG_KEY=...", _curl(url))
     if allow_path:
         say(
             "Or, where GATEWAY_PATH_KEYS is on:",
-            f"  OLLAMA_HOST={gateway_url(environ)}/k/$NNG_KEY ollama list",
+            f"  OLLAMA_HOST={url}/k/$NNG_KEY ollama list",
         )
     if not usable:
         say(
@@ -130,13 +121,10 @@ async def list_(*, tenant: str | None = None, admin: bool = False, common: Commo
     admin
         List the admin keys only.
     """
-    from db.settings import DatabaseSettings
-
     if tenant is not None and admin:
         raise InputRefused("An admin key has no tenant: give --tenant or --admin, not both.")
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        lines = await _lines(work, tenant, common, admin=admin)
+    async with control_plane(common) as control:
+        lines = await _lines(control, tenant, common, admin=admin)
     if common.json:
         show_json({"keys": lines})
         return
@@ -160,21 +148,16 @@ async def revoke(key: str, /, *, wait: bool = False, common: Common = COMMON) ->
         Return when every running process has confirmed that it refuses the key and has cut its streams; exit
         with 1 and name those that have not after 5 seconds.
     """
-    from db.settings import DatabaseSettings
     from domain.tenants import KeyStatus
 
     reference = shown_reference(key)
-    environ = environment(common)
-    settings = load(DatabaseSettings, environ)
-    redis_url = redis_to_ask(environ, wait=wait)
-    async with open_database(settings) as database:
-        async with database.unit_of_work(actor()) as work:
-            found = await find_key(work, reference, common)
-            revoked = await found.siblings.revoke(reference)
-        waited = await wait_if_asked(database, redis_url)
-    was_active = found.summary.status is KeyStatus.ACTIVE
+    async with control_plane(common, waits=wait) as control:
+        found = await find_key(control, reference, common)
+        before, revoked = await control.keys.revoke(found)
+        waited = await wait_if_asked(control, waits=wait)
+    was_active = before.status is KeyStatus.ACTIVE
     if common.json:
-        show_json({"key": key_line(revoked, found.tenant), "changed": was_active} | waited.fields)
+        show_json({"key": key_line(revoked, found.slug), "changed": was_active} | waited.fields)
         return waited.code
     if was_active:
         print(
@@ -187,14 +170,16 @@ async def revoke(key: str, /, *, wait: bool = False, common: Common = COMMON) ->
     return waited.code
 
 
-async def _lines(work: "UnitOfWork", tenant: str | None, common: Common, *, admin: bool) -> list[KeyLine]:
+async def _lines(
+    control: "ControlPlane", tenant: str | None, common: Common, *, admin: bool
+) -> list[KeyLine]:
     if tenant is not None:
-        owner = await find_tenant(work, tenant, common)
-        return [key_line(key, owner.slug) for key in await work.keys(owner.id).list()]
-    lines = [key_line(key, None) for key in await work.keys(None).list()]
+        owner = await find_tenant(control, tenant, common)
+        return [key_line(key, owner.slug) for key in await control.keys.list(owner)]
+    lines = [key_line(key, None) for key in await control.keys.list(None)]
     if not admin:
-        for each in await work.tenants.list():
-            lines += [key_line(key, each.slug) for key in await work.keys(each.id).list()]
+        for each in await control.tenants.list():
+            lines += [key_line(key, each.slug) for key in await control.keys.list(each)]
     return lines
 
 

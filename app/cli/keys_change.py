@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from app.cli.confirmed import redis_to_ask, wait_if_asked
+from app.cli.confirmed import wait_if_asked
+from app.cli.control import control_plane
 from app.cli.failure import CommandFailed, InputRefused, sentence
 from app.cli.key_lines import (
     ANYWHERE,
@@ -20,8 +21,7 @@ from app.cli.key_lines import (
 )
 from app.cli.options import COMMON, Common
 from app.cli.output import moment, say, show_json
-from app.cli.people import actor, find_key
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_key
 
 if TYPE_CHECKING:
     from domain.tenants import Rotation
@@ -49,21 +49,15 @@ async def rotate(
     """
     from msgspec import UNSET
 
-    from app.cli.settings import KeyMintingSettings
-    from domain.keys import PepperRing
     from domain.tenants import ControlError
 
     reference = shown_reference(key)
     overlapping = overlap_meant(overlap)
     expires_at = UNSET if expires is None else expiry_meant(expires)
-    settings = load(KeyMintingSettings, environment(common))
-    peppers = PepperRing.parse(settings.key_pepper.get_secret_value())
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        found = await find_key(work, reference, common)
+    async with control_plane(common) as control:
+        found = await find_key(control, reference, common)
         try:
-            rotation = await found.siblings.rotate(
-                reference, peppers=peppers, overlap=overlapping, expires_at=expires_at
-            )
+            rotation = await control.keys.rotate(found, overlap=overlapping, expires_at=expires_at)
         except ControlError as refusal:
             raise CommandFailed(sentence(refusal)) from None
     new, old = rotation.issued, rotation.replaced
@@ -71,8 +65,8 @@ async def rotate(
         show_json(
             {
                 "key": new.minted.reveal(),
-                "summary": key_line(new.summary, found.tenant),
-                "replaced": key_line(old, found.tenant),
+                "summary": key_line(new.summary, found.slug),
+                "replaced": key_line(old, found.slug),
             }
         )
         return
@@ -118,7 +112,6 @@ async def set_(
     """
     from msgspec import UNSET
 
-    from db.settings import DatabaseSettings
     from domain.tenants import ControlError, KeyChange
 
     if name is None and expires is None and not network and paths is None:
@@ -130,20 +123,16 @@ async def set_(
         path_allowed=UNSET if paths is None else paths == "on",
     )
     reference = shown_reference(key)
-    environ = environment(common)
-    settings = load(DatabaseSettings, environ)
-    redis_url = redis_to_ask(environ, wait=wait)
-    async with open_database(settings) as database:
-        async with database.unit_of_work(actor()) as work:
-            found = await find_key(work, reference, common)
-            if paths == "on" and found.tenant is None:
-                raise InputRefused(NOT_IN_PATHS)
-            try:
-                after = await found.siblings.change(reference, change)
-            except ControlError as refusal:
-                raise CommandFailed(sentence(refusal)) from None
-        waited = await wait_if_asked(database, redis_url)
-    before, now = key_line(found.summary, found.tenant), key_line(after, found.tenant)
+    async with control_plane(common, waits=wait) as control:
+        found = await find_key(control, reference, common)
+        if paths == "on" and found.tenant is None:
+            raise InputRefused(NOT_IN_PATHS)
+        try:
+            was, after = await control.keys.change(found, change)
+        except ControlError as refusal:
+            raise CommandFailed(sentence(refusal)) from None
+        waited = await wait_if_asked(control, waits=wait)
+    before, now = key_line(was, found.slug), key_line(after, found.slug)
     if common.json:
         show_json({"key": now, "changed": before != now} | waited.fields)
         return waited.code

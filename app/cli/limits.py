@@ -1,21 +1,20 @@
 """`limits`: how much a tenant and its keys may use, per minute, at the same time, per day and per month."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 from cyclopts import App
 
+from app.cli.control import control_plane
 from app.cli.failure import CommandFailed, InputRefused
 from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, show_json, show_table
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_tenant, key_of_tenant
 
 if TYPE_CHECKING:
-    from db.postgres import UnitOfWork
+    from app.cli.control.port import ControlPlane
     from domain.limits import LimitKind, Limits
     from domain.tenants import Tenant
 
@@ -84,7 +83,6 @@ async def set_(
     tokens_per_month
         From the first of a month to the next in the tenant's time zone.
     """
-    from db.settings import DatabaseSettings
     from domain.limits import LimitKind
 
     typed = {
@@ -98,12 +96,11 @@ async def set_(
     if not changes:
         raise InputRefused("Name at least one limit, such as --requests-per-minute 600.")
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
-        with _sentences(owner, reference, common):
-            changed = await work.limits(owner.id).set(changes, key=reference)
-            limits = await work.limits(owner.id).get(key=reference)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
+        with key_of_tenant(owner, reference, common):
+            before, limits = await control.limits.set(owner, reference, changes)
+    changed = before != limits
     if common.json:
         show_json({"tenant": tenant, "changed": changed, "limits": _line(reference, limits)})
         return
@@ -127,14 +124,11 @@ async def clear(*, tenant: str, key: str | None = None, common: Common = COMMON)
     key
         Prefix of the key whose own limits to take away.
     """
-    from db.settings import DatabaseSettings
-
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
-        with _sentences(owner, reference, common):
-            changed = await work.limits(owner.id).clear(key=reference)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
+        with key_of_tenant(owner, reference, common):
+            changed = await control.limits.clear(owner, reference)
     where = _where(tenant, reference)
     if not changed:
         shown = common.command(f"limits show --tenant {tenant}")
@@ -158,18 +152,15 @@ async def show(*, tenant: str | None = None, key: str | None = None, common: Com
     key
         Prefix of one of its keys, to show that key's own limits alone.
     """
-    from db.settings import DatabaseSettings
-
     if key is not None and tenant is None:
         raise InputRefused("Say whose key it is with --tenant.")
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owners = (await find_tenant(work, tenant, common),) if tenant else await work.tenants.list()
+    async with control_plane(common) as control:
+        owners = (await find_tenant(control, tenant, common),) if tenant else await control.tenants.list()
         found = []
         for owner in owners:
-            with _sentences(owner, reference, common):
-                found.append(await limits_of(work, owner, reference))
+            with key_of_tenant(owner, reference, common):
+                found.append(await limits_of(control, owner, reference))
     if common.json:
         show_json({"tenants": found})
         return
@@ -196,30 +187,16 @@ def _number(kind: "LimitKind", text: str) -> int | None:
         raise InputRefused(f"{option} takes a whole number, or none.") from None
 
 
-@contextmanager
-def _sentences(owner: "Tenant", reference: str | None, common: Common) -> Iterator[None]:
-    from domain.tenants import KeyUnknown
-
-    try:
-        yield
-    except KeyUnknown:
-        listed = common.command(f"keys list --tenant {owner.slug}")
-        raise CommandFailed(
-            f"Tenant {owner.slug} has no key {reference}; `{listed}` shows its keys."
-        ) from None
-
-
-async def limits_of(work: "UnitOfWork", owner: "Tenant", reference: str | None = None) -> TenantLimits:
+async def limits_of(control: "ControlPlane", owner: "Tenant", reference: str | None = None) -> TenantLimits:
     """Return the limits of a tenant and its keys, or those of one key alone."""
-    levels = work.limits(owner.id)
     if reference is not None:
-        return TenantLimits(owner.slug, (_line(reference, await levels.get(key=reference)),))
-    prefixes = {key.id: key.prefix for key in await work.keys(owner.id).list()}
+        return TenantLimits(owner.slug, (_line(reference, await control.limits.get(owner, reference)),))
+    levels = await control.limits.list(owner)
+    prefixes = {key.id: key.prefix for key in await control.keys.list(owner)}
     return TenantLimits(
         owner.slug,
         tuple(
-            _line(None if found.key_id is None else prefixes[found.key_id], found.limits)
-            for found in await levels.list()
+            _line(None if found.key_id is None else prefixes[found.key_id], found.limits) for found in levels
         ),
     )
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from app.cli.failure import CommandFailed
-from app.cli.options import COMMON, Common
+from app.cli.options import LOCAL, Local
 from app.cli.output import progress, say, show_json
 from app.cli.people import actor
 from app.cli.place import database_troubles, environment, load, open_database
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FIRST_KEY_NAME = "first key"
 
 
-async def migrate(*, check: bool = False, common: Common = COMMON) -> int:
+async def migrate(*, check: bool = False, common: Local = LOCAL) -> int:
     """Bring the database's tables to this release.
 
     Several replicas may run it at once. While no admin key exists, the one whose digest `init` wrote
@@ -33,7 +33,7 @@ async def migrate(*, check: bool = False, common: Common = COMMON) -> int:
     return await (_check if check else _upgrade)(settings, common)
 
 
-async def _check(settings: "MigrateSettings", common: Common) -> int:
+async def _check(settings: "MigrateSettings", common: Local) -> int:
     from db import migrate as migrations
 
     url = settings.direct_url()
@@ -53,7 +53,7 @@ async def _check(settings: "MigrateSettings", common: Common) -> int:
     return 1 if differences else 0
 
 
-async def _upgrade(settings: "MigrateSettings", common: Common) -> int:
+async def _upgrade(settings: "MigrateSettings", common: Local) -> int:
     from db import migrate as migrations
 
     url = settings.direct_url()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from cyclopts import App
 
+from app.cli.control import control_plane
 from app.cli.failure import CommandFailed, InputRefused
 from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, moment, say, show_json, show_table
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_tenant, key_of_tenant
 
 if TYPE_CHECKING:
-    from db.postgres import UnitOfWork
+    from app.cli.control.port import ControlPlane
     from domain.tenants import Tenant
 
 app = App(
@@ -60,15 +60,12 @@ async def allow(pattern: str, /, *, tenant: str, key: str | None = None, common:
     key
         Prefix of one of its keys, which alone gets the grant.
     """
-    from db.settings import DatabaseSettings
-
     normal = _checked(pattern)
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
-        await _check_key(work, owner, reference, common)
-        changed = await work.grants(owner.id).allow(normal, key=reference)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
+        with key_of_tenant(owner, reference, common):
+            changed = await control.grants.allow(owner, normal, reference)
     if common.json:
         show_json({"tenant": tenant, "key": reference, "pattern": normal, "changed": changed})
         return
@@ -93,21 +90,14 @@ async def disallow(pattern: str, /, *, tenant: str, key: str | None = None, comm
     key
         Prefix of the key that holds the grant; without it, the tenant's own grant is meant.
     """
-    from db.settings import DatabaseSettings
-
     normal = _checked(pattern)
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
-        await _check_key(work, owner, reference, common)
-        grants = work.grants(owner.id)
-        changed = await grants.disallow(normal, key=reference)
-        left = [
-            grant.pattern
-            for grant in await grants.list(key=reference)
-            if reference is not None or grant.key_id is None
-        ]
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
+        with key_of_tenant(owner, reference, common):
+            changed = await control.grants.disallow(owner, normal, reference)
+            grants = await control.grants.list(owner, reference)
+    left = [grant.pattern for grant in grants if reference is not None or grant.key_id is None]
     holder = _holder(tenant, reference)
     if not changed:
         raise CommandFailed(f"{holder} has no grant {normal!r}; it has {_listed(left)}.")
@@ -133,17 +123,15 @@ async def list_(*, tenant: str | None = None, key: str | None = None, common: Co
     key
         Prefix of one of its keys, to list what that key alone was granted.
     """
-    from db.settings import DatabaseSettings
-
     if key is not None and tenant is None:
         raise InputRefused("Say whose key it is with --tenant.")
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owners = (await find_tenant(work, tenant, common),) if tenant else await work.tenants.list()
+    async with control_plane(common) as control:
+        owners = (await find_tenant(control, tenant, common),) if tenant else await control.tenants.list()
+        found = []
         for owner in owners:
-            await _check_key(work, owner, reference, common)
-        found = [await models_of(work, owner, reference) for owner in owners]
+            with key_of_tenant(owner, reference, common):
+                found.append(await models_of(control, owner, reference))
     if common.json:
         show_json({"tenants": found})
         return
@@ -172,23 +160,10 @@ def _checked(pattern: str) -> str:
         ) from None
 
 
-async def _check_key(work: "UnitOfWork", owner: "Tenant", reference: str | None, common: Common) -> None:
-    from domain.tenants import KeyUnknown
-
-    if reference is None:
-        return
-    try:
-        await work.keys(owner.id).get(reference)
-    except KeyUnknown:
-        listed = common.command(f"keys list --tenant {owner.slug}")
-        raise CommandFailed(
-            f"Tenant {owner.slug} has no key {reference}; `{listed}` shows its keys."
-        ) from None
-
-
-async def models_of(work: "UnitOfWork", owner: "Tenant", reference: str | None = None) -> TenantModels:
+async def models_of(control: "ControlPlane", owner: "Tenant", reference: str | None = None) -> TenantModels:
     """Return the grants of a tenant and its keys, or those of one key alone."""
-    prefixes = {key.id: key.prefix for key in await work.keys(owner.id).list()}
+    grants = await control.grants.list(owner, reference)
+    prefixes = {key.id: key.prefix for key in await control.keys.list(owner)}
     return TenantModels(
         tenant=owner.slug,
         allow_all_models=owner.allow_all_models,
@@ -196,7 +171,7 @@ async def models_of(work: "UnitOfWork", owner: "Tenant", reference: str | None =
             GrantLine(
                 grant.pattern, None if grant.key_id is None else prefixes[grant.key_id], grant.created_at
             )
-            for grant in await work.grants(owner.id).list(key=reference)
+            for grant in grants
         ),
     )
 

@@ -2,8 +2,8 @@
 
 import getpass
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,8 @@ from app.cli.failure import CommandFailed
 from app.cli.options import Common
 
 if TYPE_CHECKING:
-    from db.keys import Keys
-    from db.postgres import UnitOfWork
-    from domain.tenants import Actor, KeySummary, Tenant
+    from app.cli.control.port import ControlPlane, KeyFound
+    from domain.tenants import Actor, Tenant
 
 _MAX_SUGGESTIONS = 8
 
@@ -30,7 +29,7 @@ def actor() -> "Actor":
     return Actor(f"cli:{name}")
 
 
-async def find_tenant(work: "UnitOfWork", slug: str, common: Common) -> "Tenant":
+async def find_tenant(control: "ControlPlane", slug: str, common: Common) -> "Tenant":
     """Return a tenant by its slug.
 
     Raises
@@ -41,25 +40,16 @@ async def find_tenant(work: "UnitOfWork", slug: str, common: Common) -> "Tenant"
     from domain.tenants import TenantUnknown
 
     try:
-        return await work.tenants.get(slug)
+        return await control.tenants.get(slug)
     except TenantUnknown:
-        known = [tenant.slug for tenant in await work.tenants.list()]
+        known = [tenant.slug for tenant in await control.tenants.list()]
     if not known:
         create = common.command("tenants create SLUG")
         raise CommandFailed(f"There is no tenant {slug!r}, nor any other: `{create}` makes one.")
     raise CommandFailed(f"There is no tenant {slug!r}; {_suggestion(slug, known)}")
 
 
-@dataclass(frozen=True)
-class KeyFound:
-    """A key as it stands, its owner's slug (None: the operators), and the keys it is one of."""
-
-    summary: "KeySummary"
-    tenant: str | None
-    siblings: "Keys"
-
-
-async def find_key(work: "UnitOfWork", reference: str, common: Common) -> KeyFound:
+async def find_key(control: "ControlPlane", reference: str, common: Common) -> "KeyFound":
     """Return a key by its prefix or id, whoever owns it.
 
     Raises
@@ -70,14 +60,30 @@ async def find_key(work: "UnitOfWork", reference: str, common: Common) -> KeyFou
     from domain.tenants import KeyUnknown
 
     try:
-        owner = await work.tenants.owner_of_key(reference)
-        keys = work.keys(owner)
-        summary = await keys.get(reference)
+        return await control.keys.find(reference)
     except KeyUnknown:
         listed = common.command("keys list")
         raise CommandFailed(f"There is no key {reference}; `{listed}` shows their prefixes.") from None
-    tenant = next((each.slug for each in await work.tenants.list() if each.id == owner), None)
-    return KeyFound(summary, tenant, keys)
+
+
+@contextmanager
+def key_of_tenant(tenant: "Tenant", reference: str | None, common: Common) -> Iterator[None]:
+    """Say in a sentence that a tenant has no such key, if that is what the block fails with.
+
+    Raises
+    ------
+    CommandFailed
+        It has none.
+    """
+    from domain.tenants import KeyUnknown
+
+    try:
+        yield
+    except KeyUnknown:
+        listed = common.command(f"keys list --tenant {tenant.slug}")
+        raise CommandFailed(
+            f"Tenant {tenant.slug} has no key {reference}; `{listed}` shows its keys."
+        ) from None
 
 
 def _suggestion(slug: str, known: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from app.cli.failure import CommandFailed, DatabaseTrouble, InputRefused
-from app.cli.options import Common
+from app.cli.options import Local
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -40,7 +40,7 @@ def find_running(state_dir: Path | None) -> Mapping[str, str] | None:
     return running_environment(state_dir or default_state_dir(os.environ))
 
 
-def environment(common: Common) -> Mapping[str, str]:
+def environment(common: Local) -> Mapping[str, str]:
     """Return the settings a command works with.
 
     Raises

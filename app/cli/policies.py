@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from cyclopts import App, Parameter
 
-from app.cli.failure import CommandFailed, InputRefused
+from app.cli.control import control_plane
+from app.cli.failure import CommandFailed, InputRefused, sentence
 from app.cli.key_lines import shown_reference
 from app.cli.options import COMMON, Common
 from app.cli.output import Table, say, show_json, show_table
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_tenant, key_of_tenant
 
 if TYPE_CHECKING:
-    from db.postgres import UnitOfWork
+    from app.cli.control.port import ControlPlane
     from domain.tenants import Tenant
     from domain.values import OptionRule
 
@@ -94,15 +94,12 @@ async def set_(
     value
         What `set` sends, and `clamp` where the client names none.
     """
-    from db.settings import DatabaseSettings
-
     rule = _rule(field, action, {"minimum": minimum, "maximum": maximum, "value": value})
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
         with _sentences(owner, reference, common):
-            changed = await work.policies(owner.id).set(field, rule, key=reference, pattern=model)
+            changed = await control.policies.set(owner, field, rule, key=reference, pattern=model)
     if common.json:
         show_json({"tenant": tenant, "changed": changed, "rule": _line(field, reference, model, rule)})
         return
@@ -137,14 +134,11 @@ async def clear(
     model
         The grant that the rule is for.
     """
-    from db.settings import DatabaseSettings
-
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
         with _sentences(owner, reference, common):
-            changed = await work.policies(owner.id).clear(field, key=reference, pattern=model)
+            changed = await control.policies.clear(owner, field, key=reference, pattern=model)
     where = _where(tenant, reference, model)
     if not changed:
         listed = common.command(f"policies list --tenant {tenant}")
@@ -168,18 +162,15 @@ async def list_(*, tenant: str | None = None, key: str | None = None, common: Co
     key
         Prefix of one of its keys, to list what was set for that key alone.
     """
-    from db.settings import DatabaseSettings
-
     if key is not None and tenant is None:
         raise InputRefused("Say whose key it is with --tenant.")
     reference = None if key is None else shown_reference(key)
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owners = (await find_tenant(work, tenant, common),) if tenant else await work.tenants.list()
+    async with control_plane(common) as control:
+        owners = (await find_tenant(control, tenant, common),) if tenant else await control.tenants.list()
         found = []
         for owner in owners:
             with _sentences(owner, reference, common):
-                found.append(await _policies_of(work, owner, reference))
+                found.append(await _policies_of(control, owner, reference))
     if common.json:
         show_json({"tenants": found})
         return
@@ -198,7 +189,7 @@ def _rule(field: str, action: str, parts: dict[str, str | None]) -> "OptionRule"
     try:
         return checked_rule(field, {"action": action, **given})
     except PolicyInvalid as refusal:
-        raise InputRefused(_sentence(refusal)) from None
+        raise InputRefused(sentence(refusal)) from None
 
 
 def _typed(field: str, text: str) -> bool | int | float | str:
@@ -218,17 +209,13 @@ def _typed(field: str, text: str) -> bool | int | float | str:
 @contextmanager
 def _sentences(owner: "Tenant", reference: str | None, common: Common) -> Iterator[None]:
     """Turn what the block may be refused for into a sentence for whoever typed the command."""
-    from domain.tenants import GrantUnknown, KeyUnknown, PatternInvalid
+    from domain.tenants import GrantUnknown, PatternInvalid
 
     try:
-        yield
+        with key_of_tenant(owner, reference, common):
+            yield
     except PatternInvalid as refusal:
-        raise InputRefused(_sentence(refusal)) from None
-    except KeyUnknown:
-        listed = common.command(f"keys list --tenant {owner.slug}")
-        raise CommandFailed(
-            f"Tenant {owner.slug} has no key {reference}; `{listed}` shows its keys."
-        ) from None
+        raise InputRefused(sentence(refusal)) from None
     except GrantUnknown as refusal:
         listed = common.command(f"models list --tenant {owner.slug}")
         holder = _where(owner.slug, reference, None)
@@ -237,8 +224,9 @@ def _sentences(owner: "Tenant", reference: str | None, common: Common) -> Iterat
         ) from None
 
 
-async def _policies_of(work: "UnitOfWork", owner: "Tenant", reference: str | None) -> TenantPolicies:
-    prefixes = {key.id: key.prefix for key in await work.keys(owner.id).list()}
+async def _policies_of(control: "ControlPlane", owner: "Tenant", reference: str | None) -> TenantPolicies:
+    rules = await control.policies.list(owner, reference)
+    prefixes = {key.id: key.prefix for key in await control.keys.list(owner)}
     return TenantPolicies(
         owner.slug,
         tuple(
@@ -248,7 +236,7 @@ async def _policies_of(work: "UnitOfWork", owner: "Tenant", reference: str | Non
                 found.pattern,
                 found.rule,
             )
-            for found in await work.policies(owner.id).list(key=reference)
+            for found in rules
         ),
     )
 
@@ -280,8 +268,3 @@ def _parts(action: str, *parts: bool | float | str | None) -> str:
 def _where(tenant: str, reference: str | None, model: str | None) -> str:
     holder = f"Tenant {tenant}" if reference is None else f"Key {reference} of tenant {tenant}"
     return holder if model is None else f"{holder} with {model}"
-
-
-def _sentence(refusal: Exception) -> str:
-    text = str(refusal)
-    return f"{text[:1].upper()}{text[1:]}."

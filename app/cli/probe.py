@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from app.cli.failure import FAILED
-from app.cli.options import COMMON, Common
+from app.cli.options import LOCAL, Local
 from app.cli.output import NOTHING, Table, count_of, progress, say, show_json, show_table
 from app.cli.place import environment, find_running, load, names_database
 
@@ -27,7 +27,7 @@ async def probe_ollama(
     timeout_s: Annotated[
         float, Parameter(name="--timeout", validator=Number(gt=0, lte=300))
     ] = DEFAULT_TIMEOUT_S,
-    common: Common = COMMON,
+    common: Local = LOCAL,
 ) -> int:
     """Ask every backend for its version and its models, now.
 
@@ -59,7 +59,7 @@ async def probe_ollama(
     return FAILED if failed else 0
 
 
-def _environment(common: Common) -> Mapping[str, str]:
+def _environment(common: Local) -> Mapping[str, str]:
     if common.state_dir is not None:
         return environment(common)
     if names_database(os.environ) or any(os.environ.get(name, "").strip() for name in _VARIABLES):

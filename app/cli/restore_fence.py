@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.confirmed import exit_code, told, wait_for_confirmation
 from app.cli.failure import CommandFailed
-from app.cli.options import COMMON, Common
+from app.cli.options import LOCAL, Local
 from app.cli.output import say, show_json
 from app.cli.people import actor
 from app.cli.place import environment, load, open_database, reason, redis_troubles
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TIMEOUT_MS = 10_000
 
 
-async def restore_fence(*, common: Common = COMMON) -> int:
+async def restore_fence(*, common: Local = LOCAL) -> int:
     """Fence off what a restored backup brings back: revoked keys, and caches that know a later past.
 
     Run it after each restore, before the gateway serves again. It repeats the revocations that

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from app.settings import JournalSettings, PepperSettings
-from db.settings import DatabaseSettings, MirrorSettings, RedisSettings
+from db.settings import DatabaseSettings, EnvSettings, MirrorSettings, RedisSettings
 from domain.first_key import FirstKey
 
 
@@ -37,3 +37,9 @@ class RestoreFenceSettings(DatabaseSettings, RedisSettings, MirrorSettings):
 
 class ReconcileSettings(DatabaseSettings, RedisSettings, JournalSettings):
     """What `usage reconcile` reads."""
+
+
+class AdminKeySettings(EnvSettings):
+    """What commands with `--url` read."""
+
+    admin_key: Annotated[SecretStr, Field(validation_alias="GATEWAY_ADMIN_KEY")]

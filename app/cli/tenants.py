@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from app.cli.control import control_plane
 from app.cli.failure import CommandFailed, InputRefused, sentence
 from app.cli.options import COMMON, Common
 from app.cli.output import Table, moment, say, show_json, show_table
-from app.cli.people import actor
-from app.cli.place import environment, load, open_database
 from app.cli.tenants_change import activate, set_, suspend
 from app.cli.tenants_show import show
 
@@ -55,13 +54,11 @@ async def create(
     all_models
         Let it use every model, also those that come later.
     """
-    from db.settings import DatabaseSettings
     from domain.tenants import NameMissing, SlugInvalid, SlugTaken, TimeZoneUnknown
 
-    settings = load(DatabaseSettings, environment(common))
     try:
-        async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-            tenant = await work.tenants.create(
+        async with control_plane(common) as control:
+            tenant = await control.tenants.create(
                 slug, slug if name is None else name, time_zone=time_zone, allow_all_models=all_models
             )
     except (SlugInvalid, NameMissing, TimeZoneUnknown) as refusal:
@@ -83,11 +80,8 @@ async def list_(*, common: Common = COMMON) -> None:
 
     Example: `neuronetz-gateway tenants list --json`
     """
-    from db.settings import DatabaseSettings
-
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        tenants = await work.tenants.list()
+    async with control_plane(common) as control:
+        tenants = await control.tenants.list()
     if common.json:
         show_json({"tenants": tenants})
         return

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from app.cli.confirmed import redis_to_ask, wait_if_asked
+from app.cli.confirmed import wait_if_asked
+from app.cli.control import control_plane
 from app.cli.failure import InputRefused, sentence
 from app.cli.key_lines import REVOKED_WITHIN_S
 from app.cli.options import COMMON, Common
 from app.cli.output import say, show_json
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_tenant
 
 if TYPE_CHECKING:
     from domain.tenants import Tenant, TenantStatus
@@ -42,7 +42,6 @@ async def set_(
     """
     from msgspec import UNSET
 
-    from db.settings import DatabaseSettings
     from domain.tenants import NameMissing, TenantChange, TimeZoneUnknown
 
     if name is None and time_zone is None and all_models is None:
@@ -52,14 +51,15 @@ async def set_(
         time_zone=UNSET if time_zone is None else time_zone,
         allow_all_models=UNSET if all_models is None else all_models == "on",
     )
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        before = await find_tenant(work, tenant, common)
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
         try:
-            after = await work.tenants.change(tenant, change)
+            before, after = await control.tenants.change(tenant, change)
         except (NameMissing, TimeZoneUnknown) as refusal:
             raise InputRefused(sentence(refusal)) from None
-        granted = [grant for grant in await work.grants(after.id).list() if grant.key_id is None]
+        usable = after.allow_all_models or any(
+            grant.key_id is None for grant in await control.grants.list(owner)
+        )
     if common.json:
         show_json({"tenant": after, "changed": before != after})
         return
@@ -67,7 +67,7 @@ async def set_(
         print(f"Tenant {tenant} was like this before; nothing changed.")
         return
     print(f"Tenant {tenant}: {', '.join(_differences(before, after))}.")
-    if not after.allow_all_models and not granted:
+    if not usable:
         say("It may use no model now:", f"  {common.command(f'models allow MODEL --tenant {tenant}')}")
 
 
@@ -124,16 +124,10 @@ async def activate(tenant: str, /, *, wait: bool = False, common: Common = COMMO
 async def _set_status(
     slug: str, status: "TenantStatus", *, consequence: str, wait: bool, common: Common
 ) -> int:
-    from db.settings import DatabaseSettings
-
-    environ = environment(common)
-    settings = load(DatabaseSettings, environ)
-    redis_url = redis_to_ask(environ, wait=wait)
-    async with open_database(settings) as database:
-        async with database.unit_of_work(actor()) as work:
-            before = await find_tenant(work, slug, common)
-            after = await work.tenants.set_status(slug, status)
-        waited = await wait_if_asked(database, redis_url)
+    async with control_plane(common, waits=wait) as control:
+        await find_tenant(control, slug, common)
+        before, after = await control.tenants.set_status(slug, status)
+        waited = await wait_if_asked(control, waits=wait)
     changed = before != after
     if common.json:
         show_json({"tenant": after, "changed": changed} | waited.fields)

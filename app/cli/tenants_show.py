@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from app.cli.control import control_plane
 from app.cli.key_lines import key_line, key_table
 from app.cli.limits import limits_of, limits_table
 from app.cli.models import models_of, models_table
 from app.cli.options import COMMON, Common
 from app.cli.output import moment, show_json, show_table
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.people import find_tenant
 
 if TYPE_CHECKING:
     from domain.tenants import Tenant
@@ -25,14 +25,11 @@ async def show(tenant: str, /, *, common: Common = COMMON) -> None:
     tenant
         Its slug.
     """
-    from db.settings import DatabaseSettings
-
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database, database.unit_of_work(actor()) as work:
-        owner = await find_tenant(work, tenant, common)
-        limits = await limits_of(work, owner)
-        models = await models_of(work, owner)
-        keys = [key_line(key, owner.slug) for key in await work.keys(owner.id).list()]
+    async with control_plane(common) as control:
+        owner = await find_tenant(control, tenant, common)
+        limits = await limits_of(control, owner)
+        models = await models_of(control, owner)
+        keys = [key_line(key, owner.slug) for key in await control.keys.list(owner)]
     if common.json:
         show_json({"tenant": owner, "limits": limits.limits, "grants": models.grants, "keys": keys})
         return

@@ -1,14 +1,19 @@
 """`usage`: what was used, summed from the ledger."""
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+from cyclopts import Parameter
+
+from app.cli.chart import Bar, show_chart
+from app.cli.control import control_plane
 from app.cli.failure import InputRefused
+from app.cli.moments import moment_meant
 from app.cli.options import COMMON, Common
-from app.cli.output import Table, progress, say, show_json, show_table
-from app.cli.people import actor, find_tenant
-from app.cli.place import environment, load, open_database
+from app.cli.output import NOTHING, Table, progress, say, show_json, show_table
+from app.cli.people import find_tenant
+from app.cli.usage_export import export as write_rows
 from domain.usage_report import UsageGroup
 
 if TYPE_CHECKING:
@@ -16,9 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DAYS = 30
 
-_AGO = re.compile(r"([1-9]\d{0,4})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+Measure = Literal["tokens", "requests", "time"]
+
+_TITLES: Final[dict[Measure, str]] = {"tokens": "Tokens", "requests": "Requests", "time": "Backend time"}
 _HEADINGS = ("requests", "tokens in", "tokens out", "cached", "estimated", "backend time")
 
 
@@ -28,6 +33,10 @@ async def usage(
     since: str | None = None,
     until: str | None = None,
     tenant: str | None = None,
+    chart: Measure | None = None,
+    export: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    resume: bool = False,
+    cursor: str | None = None,
     common: Common = COMMON,
 ) -> None:
     """Sum up requests and tokens.
@@ -36,6 +45,8 @@ async def usage(
     requests whose tokens nobody measured, `backend time` is loading, reading prompts and generating.
 
     Example: `neuronetz-gateway usage --by model --since 7d --tenant research`
+
+    Example: `neuronetz-gateway usage --export november.csv --since 2026-11-01 --until 2026-11-30`
 
     Parameters
     ----------
@@ -48,23 +59,35 @@ async def usage(
         Last day, which counts whole, or the moment before which requests count. Default: now.
     tenant
         Slug of the tenant whose requests count. Default: everybody's.
+    chart
+        Draw bars of tokens (in and out), requests or backend time instead of the table.
+    export
+        Write the single rows, oldest first, to this file instead: CSV if its name ends in .csv, else one JSON object
+        a line; - stands for standard output. Without --since from the beginning of the ledger.
+    resume
+        Go on with a file that broke off, after its last whole row.
+    cursor
+        Go on after the row that has this cursor, as the last field of every row names it.
     """
-    from db.settings import DatabaseSettings
-    from db.usage import UsageRows
-
     now = datetime.now(UTC)
     start = now - timedelta(days=DEFAULT_DAYS) if since is None else moment_meant(since, now=now)
     end = now if until is None else moment_meant(until, now=now, whole_day=True)
     if start >= end:
         raise InputRefused("The time asked for is empty: --since must be before --until.")
-    settings = load(DatabaseSettings, environment(common))
-    async with open_database(settings) as database:
-        tenant_id = None
-        if tenant is not None:
-            async with database.unit_of_work(actor()) as work:
-                tenant_id = (await find_tenant(work, tenant, common)).id
+    if export is not None:
+        if chart is not None:
+            raise InputRefused("Give --chart or --export, not both.")
+        first = None if since is None else start
+        await write_rows(
+            export, since=first, until=end, tenant=tenant, resume=resume, cursor=cursor, common=common
+        )
+        return
+    if resume or cursor is not None:
+        raise InputRefused("--resume and --cursor go with --export.")
+    async with control_plane(common) as control:
+        owner = None if tenant is None else await find_tenant(control, tenant, common)
         with progress("summing up the ledger"):
-            report = await UsageRows(database.engine).summary(by, since=start, until=end, tenant_id=tenant_id)
+            report = await control.usage.report(by, since=start, until=end, tenant=owner)
     if common.json:
         show_json(
             {
@@ -77,31 +100,12 @@ async def usage(
             }
         )
         return
+    if chart is not None:
+        title = f"{_TITLES[chart]} by {by.value}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+        show_chart(title, bars_of(report, by, chart))
+        return
     say(f"Requests from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC:")
     show_table(table_of(report, by))
-
-
-def moment_meant(text: str, *, now: datetime, whole_day: bool = False) -> datetime:
-    """Return the moment that `2026-11-01`, `2026-11-01T12:00` or `7d` stands for.
-
-    `whole_day` makes a day stand for its end.
-
-    Raises
-    ------
-    InputRefused
-        It stands for none.
-    """
-    try:
-        if ago := _AGO.fullmatch(text):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        meant = datetime.fromisoformat(text)
-        if whole_day and _DAY.fullmatch(text):
-            meant += timedelta(days=1)
-        return meant.astimezone(UTC) if meant.tzinfo else meant.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InputRefused(
-            f"{text!r} is no time; write 2026-11-01, 2026-11-01T12:00, or 7d, 24h, 30m for that long ago."
-        ) from None
 
 
 def table_of(report: "UsageReport", by: UsageGroup) -> Table:
@@ -112,6 +116,24 @@ def table_of(report: "UsageReport", by: UsageGroup) -> Table:
         numbers=frozenset(range(1, len(_HEADINGS) + 1)),
         total=("total", *_cells(report.total)),
     )
+
+
+def bars_of(report: "UsageReport", by: UsageGroup, measure: Measure) -> list[Bar]:
+    """Return a report as bars: days in their order, those in between without requests too; all else by its size."""
+    bars = [_bar(line.label or "(none)", line, measure) for line in report.lines]
+    if by is not UsageGroup.DAY or not bars:
+        return sorted(bars, key=lambda bar: -bar.number)
+    known = {bar.label: bar for bar in bars}
+    first, last = (date.fromisoformat(bar.label) for bar in (bars[0], bars[-1]))
+    days = (str(first + timedelta(days=each)) for each in range((last - first).days + 1))
+    return [known.get(day) or Bar(day, 0, NOTHING) for day in days]
+
+
+def _bar(label: str, line: "UsageSum", measure: Measure) -> Bar:
+    if measure == "time":
+        return Bar(label, line.busy_us, f"{line.busy_us / 1e6:,.1f} s")
+    number = line.requests if measure == "requests" else line.tokens_in + line.tokens_out
+    return Bar(label, number, f"{number:,}")
 
 
 def _cells(line: "UsageSum") -> tuple[str, ...]:

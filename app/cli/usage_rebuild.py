@@ -5,16 +5,16 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from app.cli.failure import InputRefused
-from app.cli.options import COMMON, Common
+from app.cli.moments import moment_meant
+from app.cli.options import LOCAL, Local
 from app.cli.output import count_of, progress, say, show_json
 from app.cli.place import environment, load, open_database
-from app.cli.usage import moment_meant
 
 if TYPE_CHECKING:
     from db.usage_roll_ups import UsageRollUps
 
 
-async def rebuild(*, since: str, until: str | None = None, common: Common = COMMON) -> None:
+async def rebuild(*, since: str, until: str | None = None, common: Local = LOCAL) -> None:
     """Make the sums of a span anew from its rows, hour by hour.
 
     The gateway does this by itself for every hour whose rows change. This is for sums that cannot be trusted: changed

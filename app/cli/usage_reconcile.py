@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cli.failure import FAILED, InputRefused
-from app.cli.options import COMMON, Common
+from app.cli.moments import moment_meant
+from app.cli.options import LOCAL, Local
 from app.cli.output import Table, count_of, progress, say, show_json, show_table
 from app.cli.people import actor
 from app.cli.place import environment, load, open_database, reason, redis_troubles
-from app.cli.usage import moment_meant
 
 if TYPE_CHECKING:
     from app.cli.settings import ReconcileSettings
@@ -24,7 +24,7 @@ _DEFAULT_SINCE: Final = "2d"
 _SCRIPT_TIMEOUT_S: Final = 10.0
 
 
-async def reconcile(*, since: str = _DEFAULT_SINCE, repair: bool = False, common: Common = COMMON) -> int:
+async def reconcile(*, since: str = _DEFAULT_SINCE, repair: bool = False, common: Local = LOCAL) -> int:
     """Compare journals, stream, rows, sums and the counters of limits, and report what differs.
 
     It changes nothing without --repair, may run beside a busy gateway, and reports only what it finds twice, a few

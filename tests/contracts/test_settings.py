@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.settings import MigrateSettings
+from app.cli.settings import AdminKeySettings, MigrateSettings
 from app.settings import AppSettings, Surface, load_app_settings
-from db.settings import EnvSettings, SettingsError, documented_variables, is_secret, load_settings
+from db.settings import (
+    EnvSettings,
+    SettingsError,
+    Source,
+    documented_variables,
+    is_secret,
+    load_settings,
+)
 from worker.settings import WorkerSettings, load_worker_settings
 
 SAMPLE = Path(__file__).parents[2] / ".env.sample"
-KINDS = (AppSettings, WorkerSettings, MigrateSettings)
+KINDS = (AppSettings, WorkerSettings, MigrateSettings, AdminKeySettings)
 SECRET = "hunter2-hunter2"
 REQUIRED = {
     "DATABASE_URL": f"postgresql://gateway:{SECRET}@db.internal/gateway",
@@ -69,8 +76,8 @@ def test_sample_marks_exactly_the_secrets() -> None:
 def test_a_default_shown_in_the_sample_is_the_default_in_the_code() -> None:
     shown = {name: value for name, value, _ in sample_lines() if value}
 
-    assert load_app_settings(REQUIRED) == load_app_settings({**shown, **REQUIRED})
-    assert load_worker_settings(REQUIRED) == load_worker_settings({**shown, **REQUIRED})
+    for load in (load_app_settings, load_worker_settings):
+        assert load(REQUIRED).model_dump() == load({**shown, **REQUIRED}).model_dump()
 
 
 def test_the_two_backends_of_the_sample_are_usable() -> None:
@@ -107,7 +114,9 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     for kind in kinds_reading(name):
         from_file = load_settings(kind, {**BASE, name: "", f"{name}_FILE": str(file)})
 
-        assert from_file == load_settings(kind, {**BASE, name: value})
+        from_variable = load_settings(kind, {**BASE, name: value})
+        assert from_file.model_dump() == from_variable.model_dump()
+        assert (from_file.source_of(name), from_variable.source_of(name)) == (Source.FILE, Source.ENVIRONMENT)
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -176,6 +176,7 @@ class Gateway:
         self.backends = {backend.name: backend for backend in backends}
         self.journal = directory / "journal"
         self.database_url = database_url
+        self.redis_url = redis_url
         self.database = Database(create_engine(database_url, application_name="test"))
         pepper = mint_pepper("p1")
         self.peppers = PepperRing.parse(pepper)

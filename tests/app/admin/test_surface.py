@@ -25,6 +25,7 @@ from app.settings import load_app_settings
 from db.postgres import Database, create_engine
 from db.redis.connection import connect_hot
 from db.redis.model_table_read import ModelTableReader
+from db.redis.queue import GatewayQueue
 from domain.keys import PepperRing, mint_pepper
 from domain.tenants import Actor
 from domain.values import Role
@@ -81,6 +82,8 @@ def rooms(engine: AsyncEngine, stack: AsyncExitStack) -> Rooms:
     administration = Administration(
         database=Database(engine),
         redis=redis,
+        queue=GatewayQueue(redis),
+        settings=load_app_settings(ENVIRON),
         logins=None,  # type: ignore[arg-type] # the door's affair
         bodies=Bodies(max_bytes=1, base_timeout_s=1, max_buffered_bytes=1),
         peppers=PepperRing.parse(mint_pepper("p1")),
@@ -114,6 +117,14 @@ async def test_without_redis_the_lag_says_so(engine: AsyncEngine, stack: AsyncEx
     answer = await rooms(engine, stack).get("/admin/v1/revocations/lag")
 
     assert answer.json() == {"newest": 0, "redisReachable": False, "epoch": None, "processes": []}
+
+
+async def test_without_redis_jobs_and_backends_say_so(engine: AsyncEngine, stack: AsyncExitStack) -> None:
+    jobs = await rooms(engine, stack).get("/admin/v1/jobs")
+    backends = await rooms(engine, stack).get("/admin/v1/backends")
+
+    assert (jobs.status, jobs.json()["redisReachable"], jobs.json()["jobs"]) == (200, False, [])
+    assert (backends.status, backends.json()["processes"]) == (200, None)
 
 
 async def test_a_fault_of_ours_tells_nothing() -> None:

@@ -32,7 +32,7 @@ STATES = (
     BackendState(
         "first", "d2", BackendCondition.STALE, (hosted("llama3.2:latest"),), error="connect_refused"
     ),
-    BackendState("empty", "d3", BackendCondition.UNKNOWN, error="timeout"),
+    BackendState("empty", "d3", BackendCondition.UNKNOWN, error="timeout", drained=True),
 )
 
 
@@ -84,7 +84,7 @@ async def test_conditions_and_loaded_models_are_shown(stores: CommandLine) -> No
 
     assert lines[2].split() == ["qwen3:8b", "2.0", "GB", "yes"]
     assert "stale (connect_refused)" in lines[3]
-    assert "unknown (timeout)" in lines[4]
+    assert "unknown (timeout), drained" in lines[4]
 
 
 async def test_without_a_table_it_says_who_writes_it(stores: CommandLine) -> None:

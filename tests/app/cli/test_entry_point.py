@@ -6,13 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cyclopts import App
 
-from app.cli.commands import app, run
 from tests.support.ollama import simulated_ollama
 from tests.support.repository import ROOT
 from tests.support.servers import PASSWORD
@@ -41,13 +38,6 @@ def start(words: tuple[str, ...], environ: dict[str, str]) -> subprocess.Popen[s
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=30)
     return process.returncode, out, err
-
-
-def commands(of: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
-    for name in of:
-        if not name.startswith("-"):
-            yield from commands(of[name], (*path, name))
 
 
 async def test_a_first_day(empty_database_url: str, redis_url: str, tmp_path: Path) -> None:
@@ -121,17 +111,6 @@ def test_the_document_and_the_version_are_printed() -> None:
 
     assert finish(version) == (0, "0.1.0\n", "")
     assert finish(document)[1] == (ROOT / "docs/openapi.json").read_text()
-
-
-@pytest.mark.parametrize("path", list(commands(app)), ids=" ".join)
-def test_every_help_has_an_example_that_can_be_typed(
-    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run((*path, "--help")) == 0
-
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Example: " in text
-    assert f"neuronetz-gateway {' '.join(path)}".rstrip() in text.partition("Example: ")[2]
 
 
 @pytest.mark.parametrize(

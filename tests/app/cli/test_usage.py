@@ -7,11 +7,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.usage import UsageRows
+from domain.usage import UsageRecord
 from tests.app.cli.conftest import CommandLine
-from tests.support.ledger_records import DAY, record
+from tests.support.ledger_records import DAY, admission, record, settlement
 from tests.support.rows import add_acme
 
 PERIOD = ("--since", "2031-05-30", "--until", "2031-05-31")
+LONG_PERIOD = ("--since", "2031-05-30", "--until", "2031-06-02")
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +84,30 @@ async def test_bad_input_exits_with_2(cli: CommandLine, words: tuple[str, ...]) 
 
     assert outcome.code == 2
     assert outcome.refusal
+
+
+async def test_a_chart_has_a_bar_for_each_day_also_without_requests(
+    cli: CommandLine, engine: AsyncEngine
+) -> None:
+    await UsageRows(engine).insert_batch([record(DAY + timedelta(days=3))])
+
+    title, *bars = (
+        await cli.good("usage", "--by", "day", "--chart", "tokens", *LONG_PERIOD)
+    ).out.splitlines()
+
+    assert title.startswith("Tokens by day, ")
+    assert [bar.split()[:2] for bar in bars] == [
+        ["2031-05-30", "60"],
+        ["2031-05-31", "30"],
+        ["2031-06-01", "-"],
+        ["2031-06-02", "30"],
+    ]
+    assert bars[0].count("█") == 2 * bars[1].count("█") > 0
+
+
+async def test_a_chart_of_models_begins_with_the_largest(cli: CommandLine, engine: AsyncEngine) -> None:
+    await UsageRows(engine).insert_batch([UsageRecord(admission(model="a:1"), settlement())])
+
+    bars = (await cli.good("usage", "--by", "model", "--chart", "requests", *PERIOD)).out.splitlines()[1:]
+
+    assert [bar.split()[:2] for bar in bars] == [["m:1", "3"], ["a:1", "1"]]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.cli.failure import InputRefused
-from app.cli.usage import moment_meant
+from app.cli.moments import moment_meant
 
 NOW = datetime(2031, 6, 1, 12, 0, tzinfo=UTC)
 

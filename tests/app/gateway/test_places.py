@@ -149,6 +149,22 @@ async def test_where_all_cool_they_are_taken_all_the_same(world: House) -> None:
     assert await served(Caller(a, "x", "y"), Caller(a, "x", "y")) == ["x", "y"]
 
 
+async def test_who_waits_for_a_backend_that_is_drained_goes_on_to_the_next_or_is_refused(
+    world: House,
+) -> None:
+    a = await world.process("a", caps={"x": 1, "y": 1})
+    world.cooling.add("y")
+    first = Caller(a, "x", "y")
+    await served(first)
+    both, only = Caller(a, "x", "y"), Caller(a, "x")
+    await standing(both, only)
+    world.drained.add("x")
+
+    assert await served(both) == ["y"]
+    assert isinstance(await refusal(only), NoCandidate)
+    assert first.got == ["x"]
+
+
 # -- how places pass on
 
 

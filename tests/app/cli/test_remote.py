@@ -1,0 +1,280 @@
+"""The same commands against a running gateway: in its database, and from elsewhere by its admin API."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from db.usage import UsageRows
+from domain.keys import mint
+from domain.usage import UsageRecord
+from domain.usage_report import UsageGroup
+from domain.values import Role
+from tests.app.cli.conftest import BothWays, CommandLine
+from tests.support.gateway import Gateway
+from tests.support.ledger_records import DAY, admission, record, settlement
+from tests.support.scripted_backend import answer, scripted_backend
+
+
+async def test_tenants_are_the_same_both_ways(both: BothWays, slug: str) -> None:
+    listed = (await both.same("tenants", "list", "--json")).json["tenants"]
+
+    assert slug in [each["slug"] for each in listed]
+    assert f"{slug}  " in (await both.same("tenants", "list")).out
+
+
+async def test_the_audit_log_is_the_same_and_names_the_admin_key(
+    both: BothWays, slug: str, admin_key: str
+) -> None:
+    events = (await both.same("audit", "--tenant", slug, "--json")).json["events"]
+
+    assert [(each["action"], each["actor"]) for each in events] == [("tenant.create", admin_key[:13])]
+    assert (await both.same("audit", "--limit", "3")).out.count("\n") == 4
+
+
+async def test_lists_longer_than_a_page_are_whole(both: BothWays, gateway: Gateway) -> None:
+    async with gateway.database.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO audit_events (id, at, actor, action, subject) SELECT gen_random_uuid(),"
+                " now() - n * interval '1 second', 'test', 'test.paged', 'admin' FROM generate_series(1, 250) AS n"
+            )
+        )
+
+    paged = ("audit", "--action", "test.paged", "--limit", "240", "--json")
+    events = (await both.same(*paged)).json["events"]
+
+    assert len({each["id"] for each in events}) == 240
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("tenants", "suspend", "nobody"), 1),
+        (("tenants", "create", "Bad Slug"), 2),
+        (("tenants", "create", "x", "--time-zone", "Mars"), 2),
+        (("keys", "revoke", "nng_00000000"), 1),
+        (("keys", "create", "x", "--tenant", "nobody"), 1),
+    ],
+)
+async def test_refusals_are_sentences_with_the_same_exit_code(
+    both: BothWays, gateway: Gateway, words: tuple[str, ...], code: int
+) -> None:
+    here, there = await both.here(*words), await both.there(*words)
+    hint = f" --url {gateway.url}"
+
+    assert (here.code, there.code) == (code, code)
+    assert here.refusal == there.refusal.replace(hint, "")
+
+
+async def test_a_slug_that_is_taken_is_told_alike(both: BothWays, slug: str) -> None:
+    again = ("tenants", "create", slug)
+
+    assert (await both.there(*again)).refusal == (await both.here(*again)).refusal
+
+
+async def test_admin_keys_are_said_to_be_kept_elsewhere(both: BothWays) -> None:
+    outcome = await both.there("keys", "create", "ops", "--admin")
+
+    assert outcome.code == 1
+    assert "database" in outcome.refusal
+
+
+async def test_the_key_may_stand_in_a_file_but_not_on_the_command_line(
+    bare: CommandLine, gateway: Gateway, admin_key: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text(f"{admin_key}\n")
+
+    from_file = await bare("tenants", "list", "--url", gateway.url, "--admin-key-file", str(tmp_path / "key"))
+    typed = await bare("tenants", "list", "--url", gateway.url, "--admin-key", admin_key)
+
+    assert from_file.code == 0
+    assert typed.code == 2
+
+
+async def test_without_a_key_it_says_where_one_belongs(bare: CommandLine, gateway: Gateway) -> None:
+    outcome = await bare("tenants", "list", "--url", gateway.url)
+
+    assert outcome.code == 2
+    assert "GATEWAY_ADMIN_KEY" in outcome.refusal
+
+
+async def test_a_key_nobody_has_is_refused_in_words(bare: CommandLine, gateway: Gateway) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+
+    outcome = await bare("tenants", "list", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert "refused the admin key" in outcome.refusal
+
+
+@pytest.mark.parametrize("key", ["nnga_damaged", mint(Role.INFERENCE).reveal()])
+async def test_what_is_no_admin_key_never_leaves(bare: CommandLine, key: str) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=key)
+
+    outcome = await bare("tenants", "list", "--url", "http://127.0.0.1:1")
+
+    assert outcome.code == 2
+    assert key not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("http://127.0.0.1:1", 1, "cannot be reached: connection refused"),
+        ("http://127.0.0.1:1/gateway/", 1, "cannot be reached"),
+        ("ftp://x", 2, "--url takes an address"),
+        ("http://u:canary@x", 2, "takes no user name"),
+        ("http://x:port", 2, "--url takes an address"),
+    ],
+)
+async def test_an_address_that_leads_nowhere(bare: CommandLine, url: str, code: int, said: str) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+
+    outcome = await bare("tenants", "list", "--url", url)
+
+    assert outcome.code == code
+    assert said in outcome.refusal
+    assert "canary" not in outcome.refusal
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"items": 1}', b'{"items": [{"slug": 1}], "nextCursor": null}']
+)
+async def test_somebody_else_s_answer_is_told_as_such(bare: CommandLine, body: bytes) -> None:
+    bare.set(GATEWAY_ADMIN_KEY=mint(Role.ADMIN).reveal())
+    async with scripted_backend() as server:
+        server.scripts |= {"/admin/v1/tenants?limit=200": answer(body)}
+        outcome = await bare("tenants", "list", "--url", server.url)
+
+    assert outcome.code == 1
+    assert "no gateway of this release" in outcome.refusal
+
+
+async def test_only_commands_about_a_gateway_elsewhere_take_an_address(bare: CommandLine) -> None:
+    outcome = await bare("migrate", "--url", "http://127.0.0.1:1")
+
+    assert outcome.code == 2
+
+
+async def test_backends_are_the_same_both_ways(both: BothWays) -> None:
+    (here,) = (await both.here("backends", "list", "--json")).json["backends"]
+    (there,) = (await both.there("backends", "list", "--json")).json["backends"]
+
+    volatile = {"polled_at", "last_ok_at"}
+    assert {k: v for k, v in here.items() if k not in volatile} == {
+        k: v for k, v in there.items() if k not in volatile
+    }
+    assert (here["name"], here["condition"], here["models"]) == ("a", "ok", ["llama3.2:latest"])
+    assert (here["in_flight"], here["cooling_in"], here["drain"]) == (0, 0, None)
+
+
+async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothWays, admin_key: str) -> None:
+    drained = await both.there("backends", "drain", "a", "--reason", "gets a new card", "--wait", "--json")
+    again = await both.here("backends", "drain", "a", "--reason", "gets a new card", "--json")
+    shown = await both.here("backends", "list")
+    back = await both.here("backends", "undrain", "a", "--wait", "--json")
+
+    assert (drained.json["changed"], drained.json["backend"]["effective"]) == (True, True)
+    assert drained.json["backend"]["drain"]["by"] == admin_key[:13]
+    assert again.json["changed"] is False
+    assert "ok, drained" in shown.out
+    assert "gets a new card" in shown.err
+    assert (back.json["changed"], back.json["backend"]["drain"], back.json["backend"]["effective"]) == (
+        True,
+        None,
+        True,
+    )
+
+
+@pytest.mark.parametrize("words", [("drain", "nobody", "--reason", "x"), ("undrain", "nobody")])
+async def test_an_unknown_backend_is_told_alike(
+    both: BothWays, gateway: Gateway, words: tuple[str, ...]
+) -> None:
+    here, there = await both.here("backends", *words), await both.there("backends", *words)
+
+    assert (here.code, there.code) == (1, 1)
+    assert here.refusal == there.refusal.replace(f" --url {gateway.url}", "")
+
+
+async def test_models_are_the_same_but_for_what_only_redis_knows(both: BothWays) -> None:
+    here, there = await both.here("list-models", "--json"), await both.there("list-models", "--json")
+
+    assert [each["models"] for each in here.json["backends"]] == [
+        each["models"] for each in there.json["backends"]
+    ]
+    assert (there.json["union_count"], there.json["table"]["entries"], there.json["table"]["bytes"]) == (
+        1,
+        1,
+        None,
+    )
+    assert "1 different model on 1 backend" in (await both.there("list-models")).out
+
+
+async def test_jobs_are_listed_and_one_is_run_now(both: BothWays) -> None:
+    ran = await both.here("jobs", "run", "usage.roll_up", "--wait", "--json")
+    listed = (await both.here("jobs", "list", "--json")).json
+    jobs = {each["name"]: each for each in listed["jobs"]}
+
+    assert ran.json["run"]["outcome"] == "complete"
+    assert listed["workers"] == 1
+    assert jobs["usage.roll_up"]["last_run"]["outcome"] == "complete"
+    assert jobs["discovery.poll"]["next_run_at"] is not None
+    assert "1 worker" in (await both.here("jobs", "list")).out
+    elsewhere = (await both.there("jobs", "list", "--json")).json["jobs"]
+    assert [each["name"] for each in elsewhere] == list(jobs)
+    assert ran.json["run"] in [each["last_run"] for each in elsewhere]
+
+
+async def test_an_unknown_job_is_told_with_those_there_are(both: BothWays) -> None:
+    outcome = await both.here("jobs", "run", "usage.rollup")
+
+    assert outcome.code == 2
+    assert "usage.roll_up" in outcome.refusal
+
+
+@pytest.fixture(scope="module")
+async def ledger(gateway: Gateway) -> None:
+    """Four requests of a May evening, and an hour later one more of another model."""
+    later = UsageRecord(admission(DAY + timedelta(hours=1), model="other:1"), settlement())
+    await UsageRows(gateway.database.engine).insert_batch([*(record() for _ in range(4)), later])
+
+
+MAY = ("--since", "2031-05-01", "--until", "2031-05-31")
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("by", UsageGroup)
+async def test_sums_are_the_same_both_ways(both: BothWays, by: UsageGroup) -> None:
+    report = (await both.same("usage", "--by", by.value, *MAY, "--json")).json
+
+    assert report["total"]["requests"] == sum(line["requests"] for line in report["lines"]) == 5
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.csv"])
+async def test_an_export_is_the_same_both_ways_and_is_resumed_by_either(
+    both: BothWays, tmp_path: Path, name: str
+) -> None:
+    here, there = tmp_path / f"here-{name}", tmp_path / f"there-{name}"
+    await both.here("usage", "--export", str(here), *MAY)
+    outcome = await both.there("usage", "--export", str(there), *MAY, "--json")
+    whole = here.read_bytes()
+
+    assert outcome.json["rows"] == 5
+    assert there.read_bytes() == whole
+    there.write_bytes(whole[: len(whole) // 2])
+    assert (await both.there("usage", "--export", str(there), *MAY, "--resume")).code == 0
+    assert there.read_bytes() == whole
+
+
+async def test_a_proxy_of_the_environment_never_sees_the_key_of_a_plain_request(
+    both: BothWays, bare: CommandLine
+) -> None:
+    async with scripted_backend() as proxy:
+        bare.set(HTTP_PROXY=proxy.url, http_proxy=proxy.url, ALL_PROXY=proxy.url)
+
+        assert (await both.there("tenants", "list")).code == 0
+
+    assert proxy.requests == []
