@@ -63,7 +63,7 @@ def cases(operation: Any, world: World) -> st.SearchStrategy[Case]:
     )
 
 
-@pytest.mark.timeout(count(300, 3_600))
+@pytest.mark.timeout(count(900, 3_600))
 async def test_every_answer_is_one_the_document_knows(gateway: Gateway, desk: Desk, world: World) -> None:
     found = operations(document())
     each_time = math.ceil(CASES / len(found))
