@@ -109,7 +109,9 @@ async def test_a_key_nobody_has_is_refused_in_words(bare: CommandLine, gateway: 
     assert "refused the admin key" in outcome.refusal
 
 
-@pytest.mark.parametrize("key", ["nnga_damaged", mint(Role.INFERENCE).reveal()])
+@pytest.mark.parametrize(
+    "key", ["nnga_damaged", mint(Role.INFERENCE).reveal()], ids=["damaged", "of a tenant"]
+)
 async def test_what_is_no_admin_key_never_leaves(bare: CommandLine, key: str) -> None:
     bare.set(GATEWAY_ADMIN_KEY=key)
 
