@@ -8,6 +8,7 @@ import httpx
 from tests.support.admin import API, Desk, new_slug
 
 UNKNOWN_ID: Final = "00000000-0000-7000-8000-000000000000"
+BACKEND: Final = "a"
 FIELD: Final = "num_ctx"
 RULE: Final = {"action": "strip"}
 PATTERN: Final = "llama3.2:latest"
@@ -76,6 +77,7 @@ class World:
             "key": self.key,
             "grant": self.key_grant if "{key}" in path else self.grant,
             "field": FIELD,
+            "name": BACKEND,
         }
 
     def path_of(self, operation: Operation, **others: str) -> str:
