@@ -10,6 +10,7 @@ import msgspec
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
+from domain.lifting import Lifted, parse_lifted
 from domain.prompts import Prompt, measure
 from domain.routes import (
     FORWARDED_OPTIONS,
@@ -19,10 +20,12 @@ from domain.routes import (
     RouteSpec,
 )
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
-from domain.values import ApiFamily
+from domain.values import ApiFamily, Pieces
 
 _WHOLE_NUMBERS = 2**63
 """Ollama refuses any that does not fit into 64 bits."""
+
+_OWN_PIECE_BYTES = 64 * 1024
 
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
@@ -61,7 +64,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 
     `output_cap` is the positive limit of output tokens the client named, else None. `asked` are the policed
     fields and options it named. `is_load_only` (which `is_unload` implies) is answered with one JSON object
-    even where the route streams. `dropped` counts unknown top-level fields and options.
+    even where the route streams. `dropped` counts unknown top-level fields and options. `is_large` says that its body
+    is worth not being copied.
     """
 
     spec: RouteSpec
@@ -76,6 +80,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     fields: dict[str, msgspec.Raw]
     options: dict[str, msgspec.Raw] | None
     asked: dict[str, Asked]
+    is_large: bool = False
 
     def without_content(self) -> "ParsedRequest":
         """Return what is left to know once the body has been rebuilt: nothing that holds the client's bytes."""
@@ -103,8 +108,8 @@ class Policed(msgspec.Struct, frozen=True):
         return f"Policed(output_cap={self.output_cap}, stripped={self.stripped})"
 
 
-def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
-    """Read and check the body of a request to one route.
+def parse_request(spec: RouteSpec, body: bytes | Lifted) -> ParsedRequest:
+    """Read and check the body of a request to one route, a large one after `domain.lifting.lift`.
 
     Raises
     ------
@@ -112,7 +117,7 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         The body cannot be understood in one way only (see `domain.strict_json`), or a field the gateway
         decides on has a type that Ollama refuses too.
     """
-    strict = parse_object(body, spec.known)
+    strict = _read(spec, body)
     values = strict.values
     model = _model(values)
     prompt = measure(spec, strict)
@@ -142,10 +147,11 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         fields=fields,
         options=options,
         asked=asked,
+        is_large=isinstance(body, Lifted),
     )
 
 
-def parse_count(spec: RouteSpec, body: bytes) -> tuple[str, Prompt]:
+def parse_count(spec: RouteSpec, body: bytes | Lifted) -> tuple[str, Prompt]:
     """Read a request to count the tokens of what could be sent to the route: its model, and its prompt.
 
     Raises
@@ -153,7 +159,7 @@ def parse_count(spec: RouteSpec, body: bytes) -> tuple[str, Prompt]:
     BadRequest
         As `parse_request` does, for the fields that are counted.
     """
-    strict = parse_object(body, spec.known)
+    strict = _read(spec, body)
     return _model(strict.values), measure(spec, strict)
 
 
@@ -169,6 +175,24 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> by
     policed
         What option policies made of it; its output cap may have been lowered since.
     """
+    return msgspec.json.encode(_rebuilt(parsed, forwarded_model, policed))
+
+
+def rebuild_in_pieces(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> Pieces:
+    """Write the same bytes as `rebuild`, but what is long is a piece of its own: the client's bytes, not copied."""
+    pieces, small = list[bytes | memoryview](), b""
+    for name, value in _rebuilt(parsed, forwarded_model, policed).items():
+        small += (b"," if small or pieces else b"{") + msgspec.json.encode(name) + b":"
+        own = memoryview(value) if isinstance(value, msgspec.Raw) else b""
+        if len(own) >= _OWN_PIECE_BYTES:
+            pieces += (small, own)
+            small = b""
+        else:
+            small += msgspec.json.encode(value)
+    return (*pieces, small + b"}")
+
+
+def _rebuilt(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> dict[str, object]:
     spec = parsed.spec
     fields: dict[str, object] = {**parsed.fields, "model": forwarded_model}
     if spec.can_stream:
@@ -187,7 +211,11 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> by
         fields[spec.output_cap_field] = policed.output_cap
         if parsed.stream and spec.family is ApiFamily.OPENAI:
             fields["stream_options"] = _INCLUDE_USAGE
-    return msgspec.json.encode(fields)
+    return fields
+
+
+def _read(spec: RouteSpec, body: bytes | Lifted) -> StrictObject:
+    return parse_lifted(body, spec.known) if isinstance(body, Lifted) else parse_object(body, spec.known)
 
 
 def _model(values: Mapping[str, object]) -> str:
