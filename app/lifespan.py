@@ -112,6 +112,7 @@ async def running_gateway(
             reader=ModelTableReader(hot, subscriber=patient),
             config_digests={backend.name: config_digest(backend) for backend in settings.backends()},
             cooldown=cooldown,
+            allow_cloud=[backend.name for backend in settings.backends() if backend.allow_cloud],
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s, heartbeat_s=settings.heartbeat_s)

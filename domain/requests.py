@@ -41,11 +41,6 @@ _ABSENT_IF_EMPTY = frozenset(
 _WITH_WEB_TOOLS = frozenset({ApiFamily.RESPONSES, ApiFamily.ANTHROPIC})
 """Families in which a backend works some tools itself."""
 _WEB_TOOLS = ("web_search", "web_fetch")
-NO_WEB_TOOLS = (
-    "the built-in tools 'web_search' and 'web_fetch' are not available here: they would send parts of the"
-    " conversation to a service in the internet; leave them out of 'tools' (in Codex, set web_search = \"disabled\"),"
-    " or offer a function of your own"
-)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -65,7 +60,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     `output_cap` is the positive limit of output tokens the client named, else None. `asked` are the policed
     fields and options it named. `is_load_only` (which `is_unload` implies) is answered with one JSON object
     even where the route streams. `dropped` counts unknown top-level fields and options. `is_large` says that its body
-    is worth not being copied.
+    is worth not being copied, `searches_web` that it offers a tool which the backend would work itself, by asking a
+    service in the internet.
     """
 
     spec: RouteSpec
@@ -81,6 +77,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     options: dict[str, msgspec.Raw] | None
     asked: dict[str, Asked]
     is_large: bool = False
+    searches_web: bool = False
 
     def without_content(self) -> "ParsedRequest":
         """Return what is left to know once the body has been rebuilt: nothing that holds the client's bytes."""
@@ -121,8 +118,7 @@ def parse_request(spec: RouteSpec, body: bytes | Lifted) -> ParsedRequest:
     values = strict.values
     model = _model(values)
     prompt = measure(spec, strict)
-    if spec.family in _WITH_WEB_TOOLS:
-        _refuse_unsupported(spec, values)
+    _refuse_unsupported(spec, values)
     stream = _flag(values, "stream", default=spec.streams_by_default) if spec.can_stream else False
     native = spec.family is ApiFamily.NATIVE
     asks_for_usage = spec.family is ApiFamily.OPENAI and spec.can_stream and _wants_usage(values)
@@ -148,6 +144,7 @@ def parse_request(spec: RouteSpec, body: bytes | Lifted) -> ParsedRequest:
         options=options,
         asked=asked,
         is_large=isinstance(body, Lifted),
+        searches_web=spec.family in _WITH_WEB_TOOLS and _offers_web_tools(values),
     )
 
 
@@ -226,22 +223,25 @@ def _model(values: Mapping[str, object]) -> str:
 
 
 def _refuse_unsupported(spec: RouteSpec, values: Mapping[str, object]) -> None:
-    """Refuse what no backend may or can do, where an answer without it would mislead the client.
+    """Refuse what no backend can do, where an answer without it would mislead the client.
 
     Raises
     ------
     BadRequest
-        The request leans on something that is kept nowhere, or hands out a tool which the backend would work
-        itself, by asking a service in the internet in the operator's name.
+        The request leans on something that is kept nowhere.
     """
     for name, sentence in spec.refused.items():
         if values.get(name):
             raise BadRequest(sentence)
+
+
+def _offers_web_tools(values: Mapping[str, object]) -> bool:
     tools = values.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        for key, value in tool.items() if isinstance(tool, dict) else ():
-            if go_fold(key) == "type" and isinstance(value, str) and value.startswith(_WEB_TOOLS):
-                raise BadRequest(NO_WEB_TOOLS)
+    return any(
+        go_fold(key) == "type" and isinstance(value, str) and value.startswith(_WEB_TOOLS)
+        for tool in (tools if isinstance(tools, list) else ())
+        for key, value in (tool.items() if isinstance(tool, dict) else ())
+    )
 
 
 def _flag(values: Mapping[str, object], name: str, *, default: bool) -> bool:

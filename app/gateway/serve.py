@@ -23,7 +23,7 @@ from app.gateway.exchanges import CutReason, Subject
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
-from domain.authorize import authorize
+from domain.authorize import able_to_search, authorize
 from domain.errors import (
     AnswerGivenUp,
     GatewayError,
@@ -145,7 +145,7 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     Unavailable
         This process has not learned yet who hosts what.
     BadRequest
-        An option policy rejects a field, or an image is not fit for a backend.
+        An option policy rejects a field, an image is not fit for a backend, or no backend may search the web.
     """
     name, candidates = authorize(
         request.model,
@@ -155,6 +155,8 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     )
     if principal.tenant_id is None:
         raise ModelForbidden
+    if request.searches_web:
+        candidates = able_to_search(candidates)
     if request.prompt.pictures:
         refuse_unfit(request.prompt.pictures, [candidate.version for candidate in candidates])
     policy = gateway.policy(principal, name)
