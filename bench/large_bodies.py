@@ -14,17 +14,18 @@ import random
 import socket
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.processes import REPOSITORY, cpu_s, split_cores
+from bench.processes import REPOSITORY, cpu_s, resident_bytes, split_cores
 from bench.report import BEFORE, SUBJECT, percentile, this_machine
-from bench.targets import MODEL, Up, simulator, up
+from bench.targets import MODEL, Target, gateway, simulator
 from bench.wire import OK, get
+from domain.crowding import MAX_COMMAS, MAX_CONTAINERS
 
 PATH: Final = "/api/chat"
 LARGEST_BYTES: Final = 64 << 20
@@ -54,11 +55,13 @@ def conversation(text_bytes: int) -> bytes:
     return _chat(*({"role": "user", "content": said} for _ in range(text_bytes // len(json.dumps(said)))))
 
 
-def empty_lists(text_bytes: int) -> bytes:
-    """Return what takes a JSON reader longest, and means nothing."""
-    return b'{"model":"%b","stream":false,"messages":[],"x":[%b[]]}' % (
+def crowd() -> bytes:
+    """Return the most lists and texts that a body may hold, none of which means anything."""
+    lists, texts = MAX_CONTAINERS - 10, MAX_COMMAS - MAX_CONTAINERS
+    return b'{"model":"%b","stream":false,"messages":[],"x":[%b%b[]]}' % (
         MODEL.encode(),
-        b"[]," * (text_bytes // 3),
+        b"[]," * lists,
+        b'"",' * texts,
     )
 
 
@@ -75,7 +78,7 @@ BODIES: Mapping[str, Callable[[], bytes]] = {
     "1 image, 256 KiB": lambda: images(1, 1 << 18),
     "1 image, 200 KiB": lambda: images(1, 200 << 10),
     "conversation, 8 MiB": lambda: conversation(8 << 20),
-    "empty lists, 8 MiB": lambda: empty_lists(8 << 20),
+    "a crowd, 6 MB": crowd,
 }
 
 
@@ -91,10 +94,10 @@ class Round(NamedTuple):
 class Prober:
     """Asks one small thing after the other over one connection."""
 
-    def __init__(self, port: int, key: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, target: Target) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", target.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = get("/api/tags", key)
+        self._request = get("/api/tags", target.key)
 
     def ask(self) -> float:
         """Return how many seconds one answer took."""
@@ -110,28 +113,22 @@ class Prober:
         self._socket.close()
 
 
-def one_round(target: Up, body: bytes) -> Round:
+def one_round(target: Target, body: bytes) -> Round:
     """Post one body, or nothing for a while, and ask small things meanwhile."""
-    prober, (pid, *_) = Prober(target.port, target.key), target.pids
-    try:
+    pid = max(target.pids, key=lambda pid: resident_bytes([pid]))
+    with closing(Prober(target)) as prober, ThreadPoolExecutor(1) as poster:
         prober.ask()
-        before, cpu = _reset_peak(pid), cpu_s([pid])
-        posting = threading.Thread(
-            target=_post if body else time.sleep, args=(target, body) if body else (0.5,)
-        )
-        began = time.perf_counter()
-        posting.start()
+        before, cpu, began = _reset_peak(pid), cpu_s([pid]), time.perf_counter()
+        posting = poster.submit(_post, target, body) if body else poster.submit(time.sleep, 0.5)
         waits = []
-        while posting.is_alive():
+        while not posting.done():
             waits.append(prober.ask())
             time.sleep(PROBE_EVERY_S)
-        took = time.perf_counter() - began
-        return Round(waits, took, cpu_s([pid]) - cpu, _peak(pid) - before)
-    finally:
-        prober.close()
+        posting.result()
+        return Round(waits, time.perf_counter() - began, cpu_s([pid]) - cpu, _peak(pid) - before)
 
 
-def _post(target: Up, body: bytes) -> None:
+def _post(target: Target, body: bytes) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", target.port)
     connection.request("POST", PATH, body, {"Authorization": f"Bearer {target.key}"})
     answer = connection.getresponse()
@@ -157,19 +154,21 @@ def _peak(pid: int) -> int:
 def row(name: str, which: str, body: bytes, rounds: Sequence[Round]) -> str:
     """Return a line of the table."""
     longest = [max(each.waits_s) * 1e3 for each in rounds]
-    usual = [percentile(each.waits_s, 50) * 1e3 for each in rounds]
-    return (
-        f"| {name} | {which} | {statistics.median(usual):.1f} | {statistics.median(longest):.1f} | {max(longest):.1f} "
-        f"| {statistics.median(each.took_s for each in rounds) * 1e3:,.0f} "
-        f"| {statistics.median(each.cpu_s for each in rounds) * 1e3:,.0f} "
-        f"| {max(each.grown_bytes for each in rounds) / len(body):.1f} |"
-        if body
-        else f"| {name} | {which} | {statistics.median(usual):.1f} | {statistics.median(longest):.1f} "
-        f"| {max(longest):.1f} | - | - | - |"
-    )
+    figures = [
+        f"{statistics.median(percentile(each.waits_s, 50) for each in rounds) * 1e3:.1f}",
+        f"{statistics.median(longest):.1f}",
+        f"{max(longest):.1f}",
+    ]
+    if body:
+        figures += [
+            f"{statistics.median(each.took_s for each in rounds) * 1e3:,.0f}",
+            f"{statistics.median(each.cpu_s for each in rounds) * 1e3:,.0f}",
+            f"{max(each.grown_bytes for each in rounds) / len(body):.1f}",
+        ]
+    return f"| {' | '.join([name, which, *figures, *('-' for _ in range(6 - len(figures)))])} |"
 
 
-def measure(targets: Mapping[str, Up], *, rounds: int, bodies: Sequence[str]) -> None:
+def measure(targets: Mapping[str, Target], *, rounds: int, bodies: Sequence[str]) -> None:
     """Print the table, body by body."""
     print(f"{this_machine()}. {rounds} rounds.\n")
     print(
@@ -197,20 +196,11 @@ def main() -> int:
     cores = split_cores()
     with ExitStack() as running:
         backend = running.enter_context(simulator("bench", cores.others))
-        settings = {
-            "OLLAMA_BACKENDS": json.dumps([{"name": "bench", "base_url": backend.url}]),
-            "GATEWAY_LOG_FORMAT": "json",
-            "GATEWAY_MAX_BODY_BYTES": str(LARGEST_BYTES),
-        }
         checkouts = {} if options.against is None else {BEFORE: options.against.resolve()}
-        targets = {
-            which: running.enter_context(up(settings, cores=cores.others, checkout=checkout))
-            for which, checkout in (checkouts | {SUBJECT: REPOSITORY}).items()
-        }
-        for target in targets.values():
-            for pid in target.pids:
-                for thread in Path(f"/proc/{pid}/task").iterdir():
-                    os.sched_setaffinity(int(thread.name), cores.target)
+        targets = {}
+        for which, checkout in (checkouts | {SUBJECT: REPOSITORY}).items():
+            more = {"GATEWAY_MAX_BODY_BYTES": str(LARGEST_BYTES)}
+            (targets[which],) = running.enter_context(gateway(which, checkout, backend, cores, more=more))
         os.sched_setaffinity(0, cores.others)
         measure(targets, rounds=options.rounds, bodies=options.bodies)
     return 0

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from domain.crowding import refuse_crowded
 from domain.strict_json import KnownFields, StrictObject, parse_object
 
 SHORTEST_BYTES: Final = 4096
@@ -74,7 +75,13 @@ class Lifted(NamedTuple):
 
 
 def lift(body: bytes, *, shortest: int = SHORTEST_BYTES) -> Generator[None, None, Lifted]:
-    """Lift the long texts in base64 out of a body, bare ones and data URLs. Pauses after each step."""
+    """Lift the long texts in base64 out of a body, bare ones and data URLs. Pauses after each step.
+
+    Raises
+    ------
+    BadRequest
+        What remains is crowded (`domain.crowding`): only a large body can be, so nobody asks this of small ones.
+    """
     places, texts = list[_Place](), list[str]()
     for gap in _gaps(body, shortest):
         if gap is None:
@@ -84,17 +91,9 @@ def lift(body: bytes, *, shortest: int = SHORTEST_BYTES) -> Generator[None, None
         if text is not None:
             places.append(gap)
             texts.append(text)
-    mark = secrets.token_hex(16).encode()
-    lifted = Lifted(body, body, mark, places, {})
-    if not places:
-        return lifted
-    pieces, at = list[bytes](), 0
-    for number, (place, text) in enumerate(zip(places, texts, strict=True)):
-        stand_in = lifted.stand_in(number)
-        pieces += (body[at : place.start], stand_in)
-        at = place.end
-        lifted.texts[stand_in.decode()] = text
-    return lifted._replace(remainder=b"".join((*pieces, body[at:])))
+    lifted = _without(body, places, texts)
+    yield from refuse_crowded(lifted.remainder)
+    return lifted
 
 
 def parse_lifted(lifted: Lifted, known: KnownFields) -> StrictObject:
@@ -159,6 +158,19 @@ def _read(body: bytes, place: _Place) -> Generator[None, None, str | None]:
         at = step
         yield
     return str(memoryview(body)[start:end] if escaped is None else escaped, "ascii")
+
+
+def _without(body: bytes, places: list[_Place], texts: list[str]) -> Lifted:
+    lifted = Lifted(body, body, secrets.token_hex(16).encode(), places, {})
+    if not places:
+        return lifted
+    pieces, at = list[bytes](), 0
+    for number, (place, text) in enumerate(zip(places, texts, strict=True)):
+        stand_in = lifted.stand_in(number)
+        pieces += (body[at : place.start], stand_in)
+        at = place.end
+        lifted.texts[stand_in.decode()] = text
+    return lifted._replace(remainder=b"".join((*pieces, body[at:])))
 
 
 def _put_back(values: dict[str, object], texts: dict[str, str]) -> None:
