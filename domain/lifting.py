@@ -27,6 +27,8 @@ SHORTEST_BYTES: Final = 4096
 STEP_BYTES: Final = 256 * 1024
 """How much is looked at in one step: a quarter of a millisecond."""
 
+_PROBE_BYTES: Final = 64
+"""Enough of a text in words to see that it is one."""
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _BEFORE: Final = re.compile(rb"[:,\[][ \t\r\n]*\Z")
 _AFTER: Final = re.compile(rb"[ \t\r\n]*[,\]}]")
@@ -144,6 +146,8 @@ def _read(body: bytes, place: _Place) -> Generator[None, None, str | None]:
         return None
     head = _DATA_URL.match(body, start, end)
     at = start if head is None else head.end()
+    if body[at : min(end, at + _PROBE_BYTES)].translate(None, _ALPHABET + b"\\"):
+        return None
     escaped = bytearray(body[start:at].replace(b"\\/", b"/")) if body.find(b"\\", start, end) >= 0 else None
     while at < end:
         step = min(end, at + STEP_BYTES)
