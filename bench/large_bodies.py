@@ -1,52 +1,65 @@
-"""How long a large body keeps everybody else waiting: `python -m bench.large_bodies`, two minutes.
+"""How long a large body stops the event loop: `python -m bench.large_bodies`, half a minute.
 
-One client posts a large body again and again; another asks for `/api/tags`, which needs no backend, every other
-millisecond. What it waits for at most while a body is on its way is as long as the event loop stood still, and a
-little more. `--against CHECKOUT` measures the gateway of another checkout in turn with this one.
+One process takes a body in pieces, understands it, writes it anew and sends it to a backend that throws it away, in two
+ways: as a whole, and as the gateway does with large bodies. A task that does nothing else counts the turns of the
+event loop. A stop is the CPU time that the process spent between two turns, in whichever thread: what everybody
+else would wait on a machine with nothing else to do. CPU time, so that a busy machine can measure it too.
 """
 
 import argparse
+import asyncio
 import base64
-import http.client
 import json
-import os
 import random
-import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from bench.processes import REPOSITORY, cpu_s, resident_bytes, split_cores
-from bench.report import BEFORE, SUBJECT, percentile, this_machine
-from bench.targets import MODEL, Target, gateway, simulator
-from bench.wire import OK, get
+import uvloop
+
+from app.gateway.body import Bodies
+from app.gateway.call import Call
+from app.gateway.upstream.adapter import BackendUpstream
+from bench.processes import REPOSITORY, first_line, running, split_cores
+from bench.report import this_machine
 from domain.crowding import MAX_COMMAS, MAX_CONTAINERS
+from domain.policies import Policy
+from domain.requests import parse_request, rebuild, rebuild_in_pieces
+from domain.routes import inference_routes
 
-PATH: Final = "/api/chat"
+PIECE_BYTES: Final = 64 * 1024
 LARGEST_BYTES: Final = 64 << 20
-PROBE_EVERY_S: Final = 0.002
-SETTLES_S: Final = 0.3
+CHAT: Final = inference_routes()["/api/chat"]
+POLICY: Final = Policy({}, default_output_cap=100)
 _PNG_HEAD: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0\0\0\2\0"
 _RANDOM: Final = random.Random(20)
+_SINK: Final = """
+import asyncio
+async def serve(reader, writer):
+    while head := await reader.readuntil(b"\\r\\n\\r\\n"):
+        left = int(head.lower().split(b"content-length:")[1].split(b"\\r\\n")[0])
+        while left:
+            left -= len(await reader.read(left))
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
 
 
 def images(count: int, text_bytes: int) -> bytes:
     """Return a chat with so many images of that size in base64."""
-    return _chat(
-        {
-            "role": "user",
-            "content": "What is this?",
-            "images": [
-                base64.b64encode(_PNG_HEAD + _RANDOM.randbytes(text_bytes * 3 // 4 - 24)).decode()
-                for _ in range(count)
-            ],
-        }
-    )
+    made = [_PNG_HEAD + _RANDOM.randbytes(text_bytes * 3 // 4 - len(_PNG_HEAD)) for _ in range(count)]
+    return _chat({"role": "user", "images": [base64.b64encode(each).decode() for each in made]})
 
 
 def conversation(text_bytes: int) -> bytes:
@@ -57,152 +70,167 @@ def conversation(text_bytes: int) -> bytes:
 
 def crowd() -> bytes:
     """Return the most lists and texts that a body may hold, none of which means anything."""
-    lists, texts = MAX_CONTAINERS - 10, MAX_COMMAS - MAX_CONTAINERS
-    return b'{"model":"%b","stream":false,"messages":[],"x":[%b%b[]]}' % (
-        MODEL.encode(),
-        b"[]," * lists,
-        b'"",' * texts,
-    )
+    lists, texts = b"[]," * (MAX_CONTAINERS - 10), b'"",' * (MAX_COMMAS - MAX_CONTAINERS)
+    return b'{"model":"m","messages":[],"x":[%b%b[]]}' % (lists, texts)
 
 
 def _chat(*messages: Mapping[str, object]) -> bytes:
-    return json.dumps({"model": MODEL, "stream": False, "messages": messages}).encode()
+    return json.dumps({"model": "m", "messages": messages}).encode()
 
 
 BODIES: Mapping[str, Callable[[], bytes]] = {
-    "nothing": lambda: b"",
-    "1 image, 20 MiB": lambda: images(1, 20 << 20),
-    "20 images, 1 MiB": lambda: images(20, 1 << 20),
-    "10 images, 5 MiB": lambda: images(10, 5 << 20),
-    "5,000 images, 4.5 KiB": lambda: images(5_000, 4608),
-    "1 image, 256 KiB": lambda: images(1, 1 << 18),
-    "1 image, 200 KiB": lambda: images(1, 200 << 10),
-    "conversation, 8 MiB": lambda: conversation(8 << 20),
-    "a crowd, 6 MB": crowd,
+    "1 image of 192 KiB": lambda: images(1, 192 << 10),
+    "1 image of 256 KiB": lambda: images(1, 256 << 10),
+    "1 image of 1 MiB": lambda: images(1, 1 << 20),
+    "20 images of 1 MiB": lambda: images(20, 1 << 20),
+    "10 images of 5 MiB": lambda: images(10, 5 << 20),
+    "1 image of 20 MiB": lambda: images(1, 20 << 20),
+    "5,000 images of 4.5 KiB": lambda: images(5_000, 4608),
+    "a conversation of 8 MiB": lambda: conversation(8 << 20),
+    "a crowd of 3 MB": crowd,
 }
 
 
 class Round(NamedTuple):
-    """One body on its way: what the other client waited, what the body took, and what it cost."""
+    """The longest stop, all CPU time, both in seconds, and by how much the process grew at most, in bytes."""
 
-    waits_s: list[float]
-    took_s: float
+    stop_s: float
     cpu_s: float
     grown_bytes: int
 
 
-class Prober:
-    """Asks one small thing after the other over one connection."""
+class Process:
+    """What a request passes: bodies are read, and sent to one backend."""
 
-    def __init__(self, target: Target) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", target.port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = get("/api/tags", target.key)
+    def __init__(self, bodies: Bodies, upstream: BackendUpstream) -> None:
+        self._bodies = bodies
+        self._upstream = upstream
 
-    def ask(self) -> float:
-        """Return how many seconds one answer took."""
-        began = time.perf_counter()
-        self._socket.sendall(self._request)
-        answer = self._socket.recv(65536)
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"no answer: {answer[:80]!r}")
-        return time.perf_counter() - began
+    async def whole(self, pieces: Sequence[bytes]) -> None:
+        """Do everything at once."""
+        request = parse_request(CHAT, b"".join(pieces))
+        await self._send(rebuild(request, "m", POLICY.apply(request)))
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
+    async def lifted(self, pieces: Sequence[bytes]) -> None:
+        """Do what the gateway does."""
+        call = Call(method="POST", raw_path=b"/api/chat", headers=(), peer=None, started=0.0)
+        body = await self._bodies.read(call, _inbox(pieces))
+        request = await self._bodies.parse(partial(parse_request, CHAT), body)
+        write = rebuild_in_pieces if request.is_large else rebuild
+        await self._send(write(request, "m", POLICY.apply(request)))
+        call.let_go_of_body()
 
-
-def one_round(target: Target, body: bytes) -> Round:
-    """Post one body, or nothing for a while, and ask small things meanwhile."""
-    pid = max(target.pids, key=lambda pid: resident_bytes([pid]))
-    with closing(Prober(target)) as prober, ThreadPoolExecutor(1) as poster:
-        prober.ask()
-        before, cpu, began = _reset_peak(pid), cpu_s([pid]), time.perf_counter()
-        posting = poster.submit(_post, target, body) if body else poster.submit(time.sleep, 0.5)
-        waits = []
-        while not posting.done():
-            waits.append(prober.ask())
-            time.sleep(PROBE_EVERY_S)
-        posting.result()
-        return Round(waits, time.perf_counter() - began, cpu_s([pid]) - cpu, _peak(pid) - before)
+    async def _send(self, body: bytes | tuple[bytes | memoryview, ...]) -> None:
+        answer = await self._upstream.post(b"/api/chat", body, request_id=b"1", traceparent=None)
+        await answer.read()
+        answer.close()
 
 
-def _post(target: Target, body: bytes) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", target.port)
-    connection.request("POST", PATH, body, {"Authorization": f"Bearer {target.key}"})
-    answer = connection.getresponse()
-    said = answer.read()
-    connection.close()
-    if answer.status != OK:
-        raise RuntimeError(f"{answer.status}: {said[:200]!r}")
+WAYS: Mapping[str, Callable[[Process, Sequence[bytes]], Awaitable[None]]] = {
+    "whole": Process.whole,
+    "lifted": Process.lifted,
+}
 
 
-def _reset_peak(pid: int) -> int:
-    """Forget the most memory a process has held, and return what it holds now."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-    return _peak(pid)
+def _inbox(pieces: Sequence[bytes]) -> Callable[[], Awaitable[Any]]:
+    left = list(reversed(pieces))
+
+    async def receive() -> dict[str, object]:
+        piece = left.pop()
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
+
+    return receive
 
 
-def _peak(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the system does not tell how much memory a process held at most")
+async def one_round(work: Awaitable[None]) -> Round:
+    """Do the work, and count the turns of the event loop meanwhile."""
+    before, cpu = _reset_peak(), time.process_time()
+    longest, last = 0.0, cpu
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.sleep(0)
+        now = time.process_time()
+        longest, last = max(longest, now - last), now
+    task.result()
+    return Round(longest, time.process_time() - cpu, _peak() - before)
 
 
-def row(name: str, which: str, body: bytes, rounds: Sequence[Round]) -> str:
-    """Return a line of the table."""
-    longest = [max(each.waits_s) * 1e3 for each in rounds]
-    figures = [
-        f"{statistics.median(percentile(each.waits_s, 50) for each in rounds) * 1e3:.1f}",
-        f"{statistics.median(longest):.1f}",
-        f"{max(longest):.1f}",
-    ]
-    if body:
-        figures += [
-            f"{statistics.median(each.took_s for each in rounds) * 1e3:,.0f}",
-            f"{statistics.median(each.cpu_s for each in rounds) * 1e3:,.0f}",
-            f"{max(each.grown_bytes for each in rounds) / len(body):.1f}",
-        ]
-    return f"| {' | '.join([name, which, *figures, *('-' for _ in range(6 - len(figures)))])} |"
+def _reset_peak() -> int:
+    """Forget the most memory this process has held, and return what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _peak()
 
 
-def measure(targets: Mapping[str, Target], *, rounds: int, bodies: Sequence[str]) -> None:
-    """Print the table, body by body."""
-    print(f"{this_machine()}. {rounds} rounds.\n")
-    print(
-        "| body | version | wait ms, p50 | longest wait ms, median | max | took ms | CPU ms | memory, times its size |"
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+@contextmanager
+def sink() -> Iterator[int]:
+    """Run a backend that throws everything away, and give its port."""
+    with running((sys.executable, "-c", _SINK), cores=split_cores().others, cwd=REPOSITORY) as child:
+        yield int(first_line(child))
+
+
+@asynccontextmanager
+async def process(port: int) -> AsyncIterator[Process]:
+    """Make what a request passes."""
+    bodies = Bodies(max_bytes=LARGEST_BYTES, base_timeout_s=60, max_buffered_bytes=2 * LARGEST_BYTES)
+    deadlines = _Deadlines()
+    upstream = BackendUpstream(
+        name="sink", base_url=f"http://127.0.0.1:{port}", headers={}, deadlines=deadlines
     )
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name in bodies:
-        body = BODIES[name]()
-        found: dict[str, list[Round]] = {which: [] for which in targets}
-        for _ in range(rounds + 1):
-            for which, target in targets.items():
-                found[which].append(one_round(target, body))
-                time.sleep(SETTLES_S)
-        for which, all_rounds in found.items():
-            print(row(name, which, body, all_rounds[1:]), flush=True)  # the first one warms up
+    with closing(bodies):
+        try:
+            yield Process(bodies, upstream)
+        finally:
+            await upstream.aclose()
+
+
+class _Deadlines(NamedTuple):
+    connect_s: float = 60.0
+    first_byte_s: float = 60.0
+    idle_s: float = 60.0
+
+
+def rounds_of(port: int, name: str, way: str, number: int) -> list[Round]:
+    """Return the rounds of one body in one way, in a process that has done nothing before."""
+    return uvloop.run(_rounds_of(port, BODIES[name](), WAYS[way], number))
+
+
+async def _rounds_of(
+    port: int, body: bytes, run: Callable[[Process, Sequence[bytes]], Awaitable[None]], number: int
+) -> list[Round]:
+    pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+    async with process(port) as subject:
+        return [await one_round(run(subject, pieces)) for _ in range(number)]
+
+
+def row(name: str, way: str, rounds: Sequence[Round]) -> str:
+    """Return a line of the table."""
+    stops = [each.stop_s * 1e3 for each in rounds]
+    cpu_s = statistics.median(each.cpu_s for each in rounds)
+    grown = max(each.grown_bytes for each in rounds) / 2**20
+    return f"| {name} | {way} | {statistics.median(stops):.1f} | {max(stops):.1f} | {cpu_s * 1e3:.0f} | {grown:.0f} |"
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.large_bodies", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure another checkout in turn")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--bodies", nargs="+", choices=BODIES, default=list(BODIES), metavar="BODY")
     options = parser.parse_args()
-    cores = split_cores()
-    with ExitStack() as running:
-        backend = running.enter_context(simulator("bench", cores.others))
-        checkouts = {} if options.against is None else {BEFORE: options.against.resolve()}
-        targets = {}
-        for which, checkout in (checkouts | {SUBJECT: REPOSITORY}).items():
-            more = {"GATEWAY_MAX_BODY_BYTES": str(LARGEST_BYTES)}
-            (targets[which],) = running.enter_context(gateway(which, checkout, backend, cores, more=more))
-        os.sched_setaffinity(0, cores.others)
-        measure(targets, rounds=options.rounds, bodies=options.bodies)
+    print(f"{this_machine()}. {options.rounds} rounds.\n")
+    print("| body | way | longest stop ms, median | max | all CPU ms | memory MiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    fresh = partial(ProcessPoolExecutor, 1, mp_context=get_context("spawn"))
+    with sink() as port:
+        for name in options.bodies:
+            for way in WAYS:
+                with fresh() as child:
+                    found = child.submit(rounds_of, port, name, way, options.rounds).result()
+                print(row(name, way, found), flush=True)
     return 0
 
 

@@ -133,23 +133,16 @@ def nginx(program: str, backend: Target, cores: Cores) -> Iterator[Target]:
 
 @contextmanager
 def gateway(
-    name: str,
-    checkout: Path,
-    backend: Target,
-    cores: Cores,
-    *,
-    limited: str | None = None,
-    more: Mapping[str, str] | None = None,
+    name: str, checkout: Path, backend: Target, cores: Cores, *, limited: str | None = None
 ) -> Iterator[list[Target]]:
     """Run everything as in production: app, worker, Postgres, Valkey. The app's processes are the target.
 
     With a name for `limited` there is a second target of that name: the same processes, asked by a tenant and a key
-    that both have every limit, wide ones. `more` are further settings.
+    that both have every limit, wide ones.
     """
     settings = {
         "OLLAMA_BACKENDS": json.dumps([{"name": "bench", "base_url": backend.url}]),
         "GATEWAY_LOG_FORMAT": "json",
-        **(more or {}),
     }
     with up(settings, cores=cores.others, checkout=checkout) as running_gateway:
         pids = running_gateway.pids

@@ -12,7 +12,7 @@ from domain.errors import BadRequest
 
 MAX_CONTAINERS: Final = 100_000
 """Lists and objects of one body. A conversation of a million tokens has half as many at most."""
-MAX_COMMAS: Final = 2_000_000
+MAX_COMMAS: Final = 1_000_000
 """What separates values. A `context` has one for each token."""
 _STEP_BYTES: Final = 64 * 1024
 
