@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from types import FrameType
 from typing import Any, Final, NamedTuple, Self
 
@@ -112,13 +112,18 @@ async def running_gateway(
             config_digests={backend.name: config_digest(backend) for backend in settings.backends()},
             cooldown=cooldown,
             on_table=lambda _: backend_reports.changed(),
+            allow_cloud=[backend.name for backend in settings.backends() if backend.allow_cloud],
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         exchanges = Exchanges(write_timeout_s=settings.write_timeout_s, heartbeat_s=settings.heartbeat_s)
-        bodies = Bodies(
-            max_bytes=settings.max_body_bytes,
-            base_timeout_s=settings.body_timeout_s,
-            max_buffered_bytes=settings.max_buffered_bytes,
+        bodies = stack.enter_context(
+            closing(
+                Bodies(
+                    max_bytes=settings.max_body_bytes,
+                    base_timeout_s=settings.body_timeout_s,
+                    max_buffered_bytes=settings.max_buffered_bytes,
+                )
+            )
         )
         early_poll = EarlyPoll(queue)
         process_id = _process_name()

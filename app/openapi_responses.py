@@ -11,7 +11,9 @@ _POLICED = "The operator decides whether it is passed on, dropped or refused."
 _STATELESS = "Refused: nothing is kept between requests."
 ToolList = Annotated[
     list[dict[str, Any]],
-    Meta(description="Functions. The built-in tools web_search and web_fetch are refused."),
+    Meta(
+        description="Functions. The built-in tools web_search and web_fetch only where a backend may use the cloud."
+    ),
 ]
 
 

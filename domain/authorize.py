@@ -1,8 +1,16 @@
 """Stage 2: may this principal use this model, and does anybody host it? One refusal for every no."""
 
-from domain.errors import ModelForbidden
+from typing import Final
+
+from domain.errors import BadRequest, ModelForbidden
 from domain.model_names import CanonicalName, ModelRights, canonical
 from domain.route import Candidate, ModelIndex
+
+NO_WEB_TOOLS: Final = (
+    "the built-in tools 'web_search' and 'web_fetch' are not available here: they would send parts of the"
+    " conversation to a service in the internet; leave them out of 'tools' (in Codex, set web_search = \"disabled\"),"
+    " or offer a function of your own"
+)
 
 
 def authorize(
@@ -28,3 +36,17 @@ def authorize(
     if not (permitted and candidates):
         raise ModelForbidden
     return name, candidates
+
+
+def able_to_search(candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Return the candidates that may work the built-in web tools: their queries go out in the operator's name.
+
+    Raises
+    ------
+    BadRequest
+        The operator allows it for none of them.
+    """
+    able = tuple(candidate for candidate in candidates if candidate.allows_cloud)
+    if not able:
+        raise BadRequest(NO_WEB_TOOLS)
+    return able

@@ -163,7 +163,7 @@ class BackendSpec(BaseModel):
 
     `auth_scheme` empty means that the header carries the bare token. `max_in_flight` bounds the requests it
     serves at once for each model, over all processes; None means no limit of ours. `allow_cloud` lets models
-    through that leave the machine for ollama.com.
+    and built-in tools through that leave the machine for ollama.com.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -251,7 +251,7 @@ def build_backend_headers(backend: BackendSpec) -> dict[str, str]:
 def config_digest(backend: BackendSpec) -> str:
     """Return a fingerprint of a backend's name and address: do two processes mean the same one.
 
-    Whether its cloud models count is part of it: what was read while they did is forgotten once they do not.
+    Whether it may use the cloud is part of it: what was read while they did is forgotten once they do not.
     The token has no part in it: nothing about a secret can be worked out from what is stored.
     """
     facts = f"{backend.name}\n{backend.base_url}" + ("\ncloud" if backend.allow_cloud else "")

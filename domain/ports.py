@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from domain.usage import Admission, Settlement
-from domain.values import Principal
+from domain.values import Pieces, Principal
 
 
 class KeyStore(Protocol):
@@ -61,7 +61,7 @@ class Upstream(Protocol):
     async def post(
         self,
         path: bytes,
-        body: bytes,
+        body: bytes | Pieces,
         *,
         request_id: bytes,
         traceparent: bytes | None,

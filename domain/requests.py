@@ -10,6 +10,7 @@ import msgspec
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
+from domain.lifting import Lifted, parse_lifted
 from domain.prompts import Prompt, measure
 from domain.routes import (
     FORWARDED_OPTIONS,
@@ -19,10 +20,12 @@ from domain.routes import (
     RouteSpec,
 )
 from domain.strict_json import StrictObject, go_fold, parse_object, split_raw
-from domain.values import ApiFamily
+from domain.values import ApiFamily, Pieces
 
 _WHOLE_NUMBERS = 2**63
 """Ollama refuses any that does not fit into 64 bits."""
+
+_OWN_PIECE_BYTES = 64 * 1024
 
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
@@ -38,11 +41,6 @@ _ABSENT_IF_EMPTY = frozenset(
 _WITH_WEB_TOOLS = frozenset({ApiFamily.RESPONSES, ApiFamily.ANTHROPIC})
 """Families in which a backend works some tools itself."""
 _WEB_TOOLS = ("web_search", "web_fetch")
-NO_WEB_TOOLS = (
-    "the built-in tools 'web_search' and 'web_fetch' are not available here: they would send parts of the"
-    " conversation to a service in the internet; leave them out of 'tools' (in Codex, set web_search = \"disabled\"),"
-    " or offer a function of your own"
-)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -61,7 +59,9 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 
     `output_cap` is the positive limit of output tokens the client named, else None. `asked` are the policed
     fields and options it named. `is_load_only` (which `is_unload` implies) is answered with one JSON object
-    even where the route streams. `dropped` counts unknown top-level fields and options.
+    even where the route streams. `dropped` counts unknown top-level fields and options. `is_large` says that its body
+    is worth not being copied, `searches_web` that it offers a tool which the backend would work itself, by asking a
+    service in the internet.
     """
 
     spec: RouteSpec
@@ -76,6 +76,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     fields: dict[str, msgspec.Raw]
     options: dict[str, msgspec.Raw] | None
     asked: dict[str, Asked]
+    is_large: bool = False
+    searches_web: bool = False
 
     def without_content(self) -> "ParsedRequest":
         """Return what is left to know once the body has been rebuilt: nothing that holds the client's bytes."""
@@ -103,8 +105,8 @@ class Policed(msgspec.Struct, frozen=True):
         return f"Policed(output_cap={self.output_cap}, stripped={self.stripped})"
 
 
-def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
-    """Read and check the body of a request to one route.
+def parse_request(spec: RouteSpec, body: bytes | Lifted) -> ParsedRequest:
+    """Read and check the body of a request to one route, a large one after `domain.lifting.lift`.
 
     Raises
     ------
@@ -112,12 +114,11 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         The body cannot be understood in one way only (see `domain.strict_json`), or a field the gateway
         decides on has a type that Ollama refuses too.
     """
-    strict = parse_object(body, spec.known)
+    strict = _read(spec, body)
     values = strict.values
     model = _model(values)
     prompt = measure(spec, strict)
-    if spec.family in _WITH_WEB_TOOLS:
-        _refuse_unsupported(spec, values)
+    _refuse_unsupported(spec, values)
     stream = _flag(values, "stream", default=spec.streams_by_default) if spec.can_stream else False
     native = spec.family is ApiFamily.NATIVE
     asks_for_usage = spec.family is ApiFamily.OPENAI and spec.can_stream and _wants_usage(values)
@@ -142,10 +143,12 @@ def parse_request(spec: RouteSpec, body: bytes) -> ParsedRequest:
         fields=fields,
         options=options,
         asked=asked,
+        is_large=isinstance(body, Lifted),
+        searches_web=spec.family in _WITH_WEB_TOOLS and _offers_web_tools(values),
     )
 
 
-def parse_count(spec: RouteSpec, body: bytes) -> tuple[str, Prompt]:
+def parse_count(spec: RouteSpec, body: bytes | Lifted) -> tuple[str, Prompt]:
     """Read a request to count the tokens of what could be sent to the route: its model, and its prompt.
 
     Raises
@@ -153,7 +156,7 @@ def parse_count(spec: RouteSpec, body: bytes) -> tuple[str, Prompt]:
     BadRequest
         As `parse_request` does, for the fields that are counted.
     """
-    strict = parse_object(body, spec.known)
+    strict = _read(spec, body)
     return _model(strict.values), measure(spec, strict)
 
 
@@ -169,6 +172,24 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> by
     policed
         What option policies made of it; its output cap may have been lowered since.
     """
+    return msgspec.json.encode(_rebuilt(parsed, forwarded_model, policed))
+
+
+def rebuild_in_pieces(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> Pieces:
+    """Write the same bytes as `rebuild`, but what is long is a piece of its own: the client's bytes, not copied."""
+    pieces, small = list[bytes | memoryview](), b""
+    for name, value in _rebuilt(parsed, forwarded_model, policed).items():
+        small += (b"," if small or pieces else b"{") + msgspec.json.encode(name) + b":"
+        own = memoryview(value) if isinstance(value, msgspec.Raw) else b""
+        if len(own) >= _OWN_PIECE_BYTES:
+            pieces += (small, own)
+            small = b""
+        else:
+            small += msgspec.json.encode(value)
+    return (*pieces, small + b"}")
+
+
+def _rebuilt(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> dict[str, object]:
     spec = parsed.spec
     fields: dict[str, object] = {**parsed.fields, "model": forwarded_model}
     if spec.can_stream:
@@ -187,7 +208,11 @@ def rebuild(parsed: ParsedRequest, forwarded_model: str, policed: Policed) -> by
         fields[spec.output_cap_field] = policed.output_cap
         if parsed.stream and spec.family is ApiFamily.OPENAI:
             fields["stream_options"] = _INCLUDE_USAGE
-    return msgspec.json.encode(fields)
+    return fields
+
+
+def _read(spec: RouteSpec, body: bytes | Lifted) -> StrictObject:
+    return parse_lifted(body, spec.known) if isinstance(body, Lifted) else parse_object(body, spec.known)
 
 
 def _model(values: Mapping[str, object]) -> str:
@@ -198,22 +223,25 @@ def _model(values: Mapping[str, object]) -> str:
 
 
 def _refuse_unsupported(spec: RouteSpec, values: Mapping[str, object]) -> None:
-    """Refuse what no backend may or can do, where an answer without it would mislead the client.
+    """Refuse what no backend can do, where an answer without it would mislead the client.
 
     Raises
     ------
     BadRequest
-        The request leans on something that is kept nowhere, or hands out a tool which the backend would work
-        itself, by asking a service in the internet in the operator's name.
+        The request leans on something that is kept nowhere.
     """
     for name, sentence in spec.refused.items():
         if values.get(name):
             raise BadRequest(sentence)
+
+
+def _offers_web_tools(values: Mapping[str, object]) -> bool:
     tools = values.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        for key, value in tool.items() if isinstance(tool, dict) else ():
-            if go_fold(key) == "type" and isinstance(value, str) and value.startswith(_WEB_TOOLS):
-                raise BadRequest(NO_WEB_TOOLS)
+    return any(
+        go_fold(key) == "type" and isinstance(value, str) and value.startswith(_WEB_TOOLS)
+        for tool in (tools if isinstance(tools, list) else ())
+        for key, value in (tool.items() if isinstance(tool, dict) else ())
+    )
 
 
 def _flag(values: Mapping[str, object], name: str, *, default: bool) -> bool:

@@ -10,13 +10,14 @@ from domain.model_table import BackendCondition, HostedModel, ModelTable
 class Candidate(msgspec.Struct, frozen=True):
     """One backend that hosts the model. `silent`: it has not answered polls for a long time.
 
-    `version` is what it last said of itself, None if that is not known.
+    `version` is what it last said of itself, None if that is not known. `allows_cloud` is the operator's word for it.
     """
 
     backend: str
     model_digest: str
     silent: bool
     version: str | None = None
+    allows_cloud: bool = False
 
 
 class ModelIndex:
@@ -24,10 +25,13 @@ class ModelIndex:
 
     `config_digests` maps the backends that this process is configured with to their config digest; a backend
     that the table names but this process does not know, or knows under another address, is left out and
-    listed in `ignored`. Those in `drained` are nobody's candidates.
+    listed in `ignored`. Those in `drained` are nobody's candidates. `allow_cloud` names those that may use Ollama's
+    cloud.
     """
 
-    def __init__(self, table: ModelTable, config_digests: dict[str, str]) -> None:
+    def __init__(
+        self, table: ModelTable, config_digests: dict[str, str], *, allow_cloud: Collection[str] = ()
+    ) -> None:
         self.table = table
         self.ignored = tuple(
             state.name for state in table.backends if config_digests.get(state.name) != state.config_digest
@@ -37,10 +41,10 @@ class ModelIndex:
         by_name: dict[str, list[Candidate]] = {}
         lengths: dict[str, list[int | None]] = {}
         for state in self.backends:
-            silent = state.condition is BackendCondition.SILENT
+            silent, cloud = state.condition is BackendCondition.SILENT, state.name in allow_cloud
             for model in state.models:
                 by_name.setdefault(model.name, []).append(
-                    Candidate(state.name, model.digest, silent, state.version)
+                    Candidate(state.name, model.digest, silent, state.version, cloud)
                 )
                 lengths.setdefault(model.name, []).append(_context_length(model))
         self._candidates = {name: self._in_service(found) for name, found in by_name.items()}

@@ -10,7 +10,7 @@ repeated keys), msgspec cuts the top level into the client's own bytes and finds
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import msgspec
@@ -89,8 +89,17 @@ def go_fold(key: str) -> str:
     return key.lower().replace("\u017f", "s")
 
 
-def parse_object(body: bytes, known: KnownFields) -> StrictObject:
+def _itself(_: str | bytes, at: int) -> int:
+    return at
+
+
+def parse_object(
+    body: bytes, known: KnownFields, *, position: Callable[[str | bytes, int], int] = _itself
+) -> StrictObject:
     """Read a body that is one JSON object and nothing else.
+
+    `position` says which place to name for one in the body, or in its characters, where these are not all that the
+    client sent.
 
     Raises
     ------
@@ -102,8 +111,9 @@ def parse_object(body: bytes, known: KnownFields) -> StrictObject:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not valid UTF-8 at byte {error.start}") from None
-    values = _scan(text)
+        at = position(body, error.start)
+        raise BadRequest(f"the body is not valid UTF-8 at byte {at}") from None
+    values = _scan(text, position)
     if not isinstance(values, dict):
         raise BadRequest("the body must be a JSON object")
     _refuse_deep(values)
@@ -125,15 +135,16 @@ def split_raw(body: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
         raise BadRequest("the body holds an escape sequence that is not a whole character") from None
 
 
-def _scan(text: str) -> object:
+def _scan(text: str, position: Callable[[str | bytes, int], int]) -> object:
     if not text or text.isspace():
         raise BadRequest("the body is empty; send a JSON object")
     try:
         return _SCANNER.decode(text)
     except json.JSONDecodeError as error:
+        at = position(text, error.pos)
         if error.msg == "Extra data":
-            raise BadRequest(f"the body goes on after its JSON value, at character {error.pos}") from None
-        raise BadRequest(f"the body is not valid JSON at character {error.pos}") from None
+            raise BadRequest(f"the body goes on after its JSON value, at character {at}") from None
+        raise BadRequest(f"the body is not valid JSON at character {at}") from None
     except _RefusedError as refusal:
         raise BadRequest(str(refusal)) from None
     except (RecursionError, MemoryError):

@@ -11,6 +11,9 @@ TenantId = NewType("TenantId", UUID)
 KeyId = NewType("KeyId", UUID)
 RequestId = NewType("RequestId", UUID)
 
+Pieces = tuple[bytes | memoryview, ...]
+"""Bytes that are sent one after another."""
+
 
 class ApiFamily(StrEnum):
     """Whose wire format a route speaks; decides the shape of every error on it.

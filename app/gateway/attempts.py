@@ -32,6 +32,7 @@ from domain.routes import RouteSpec
 from domain.stream_reader import StreamReader
 from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
+from domain.values import Pieces
 
 HELD_BODY_BYTES: Final = 1024 * 1024
 """An unstreamed answer, or the first record of a stream, is held back this far: failover stays possible."""
@@ -52,7 +53,7 @@ class Order(msgspec.Struct):
     request: ParsedRequest
     name: CanonicalName
     path: bytes
-    body: bytes
+    body: bytes | Pieces
     candidates: tuple[Candidate, ...]
     request_id: bytes
     traceparent: bytes | None

@@ -3,15 +3,21 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 from litestar.types import Receive
 
+from app.gateway.aside import Aside, in_steps
 from app.gateway.body_room import BodyHold, BodyRoom
 from app.gateway.call import Call
 from app.gateway.zstd_body import ZstdBody
 from domain.errors import BodyTooLarge, BodyTooSlow, GatewayError, Unavailable, UnsupportedEncoding
+from domain.lifting import Lifted, lift
 
+LARGE_BYTES: Final = 256 * 1024
+"""From this size on a body is put together and parsed so that the event loop goes on: below, that takes it less than a
+millisecond."""
 SWEEP_INTERVAL_S: Final = 1.0
 GIVES_WAY_AFTER_S: Final = 1.0
 """A body that has been arriving for so long may have to give way to others; a quick one never has to."""
@@ -26,6 +32,8 @@ _PLAIN: Final = frozenset({b"identity", b""})
 _ZSTD: Final = b"zstd"
 _ZSTD_PATHS: Final = b"/v1/"
 """Where Ollama itself decodes zstd, as Codex sends it."""
+
+Parsed = TypeVar("Parsed")
 
 
 class ClientLeft(Exception):  # noqa: N818 - nobody's failure
@@ -47,6 +55,8 @@ class _PlainBody:
     """Takes a body as it comes."""
 
     __slots__ = ("_pieces",)
+    is_behind: Final = False
+    """Whether more comes of the bytes it was fed than it has taken."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -89,6 +99,8 @@ class Bodies:
         self._base_timeout_s = base_timeout_s
         self._longest_wait_s = longest_wait_for_room_s
         self._room = BodyRoom(max_buffered_bytes)
+        self._aside = Aside()
+        self._turn = asyncio.Lock()
         self._arriving: dict[asyncio.Task[Any], _Arriving] = {}
         self._ended: dict[asyncio.Task[Any], GatewayError] = {}
 
@@ -146,7 +158,24 @@ class Bodies:
         finally:
             self._ended.pop(task, None)
             del self._arriving[task]
-        return body.whole()
+        return body.whole() if hold.held_bytes < LARGE_BYTES else await self._aside.run(body.whole)
+
+    async def parse(self, parse: Callable[[bytes | Lifted], Parsed], body: bytes) -> Parsed:
+        """Return what `parse` makes of a body. Large ones take turns: only one at a time takes more than its own room.
+
+        Raises
+        ------
+        BadRequest
+            As `parse` says.
+        """
+        if len(body) < LARGE_BYTES:
+            return parse(body)
+        async with self._turn:
+            return await self._aside.run(partial(parse, await in_steps(lift(body))))
+
+    def close(self) -> None:
+        """Let go of what helps with large bodies."""
+        self._aside.close()
 
     async def sweep(self) -> None:
         """Give up on late bodies, for ever."""
@@ -175,11 +204,16 @@ class Bodies:
             if size > limit:
                 raise _too_large(limit)
             if piece:
-                grown = body.feed(piece)
-                if not hold.grow(grown):
-                    await self._wait_for_room(hold, grown)
+                await self._keep(body.feed(piece), hold)
+                while body.is_behind:
+                    await asyncio.sleep(0)
+                    await self._keep(body.feed(b""), hold)
             if not event["more_body"] or size == length:
                 return
+
+    async def _keep(self, grown: int, hold: BodyHold) -> None:
+        if not hold.grow(grown):
+            await self._wait_for_room(hold, grown)
 
     async def _wait_for_room(self, hold: BodyHold, needed: int) -> None:
         try:

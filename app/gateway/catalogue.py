@@ -6,7 +6,7 @@ second in case a message was lost. While Redis is away the last snapshot serves 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -40,7 +40,8 @@ class TableReader(Protocol):
 class Catalogue:
     """The current `ModelIndex`, kept up to date.
 
-    `config_digests` names the backends this process is configured with. `on_table` is told of every new table.
+    `config_digests` names the backends this process is configured with, `allow_cloud` those of them that may use
+    Ollama's cloud. `on_table` is told of every new table.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Catalogue:
         reader: TableReader,
         config_digests: Mapping[str, str],
         cooldown: Cooldown,
+        allow_cloud: Collection[str] = (),
         on_table: Callable[[ModelIndex], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._config_digests = dict(config_digests)
+        self._allow_cloud = frozenset(allow_cloud)
         self._cooldown = cooldown
         self._on_table = on_table
         self._ignored: tuple[str, ...] = ()
@@ -126,7 +129,7 @@ class Catalogue:
             self._succeeded("read")
 
     def _use(self, table: ModelTable) -> None:
-        self.index = ModelIndex(table, self._config_digests)
+        self.index = ModelIndex(table, self._config_digests, allow_cloud=self._allow_cloud)
         self.has_table = True
         self._cooldown.polled(
             {s.name: s.last_ok_at for s in table.backends if s.condition is BackendCondition.OK}

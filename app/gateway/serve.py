@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +23,7 @@ from app.gateway.exchanges import CutReason, Subject
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.relay import AnswerCut, relay
 from domain.account import Tally
-from domain.authorize import authorize
+from domain.authorize import able_to_search, authorize
 from domain.errors import (
     AnswerGivenUp,
     GatewayError,
@@ -35,7 +36,7 @@ from domain.errors import (
 from domain.images import refuse_unfit
 from domain.model_names import CanonicalName
 from domain.ollama import unload_answer
-from domain.requests import ParsedRequest, Policed, parse_request, rebuild
+from domain.requests import ParsedRequest, Policed, parse_request, rebuild, rebuild_in_pieces
 from domain.reservations import probable, reserve
 from domain.route import Candidate
 from domain.routes import RouteKind, RouteSpec
@@ -71,7 +72,10 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     visit.note.tenant = principal.tenant_slug
     visit.note.key = principal.key_prefix
     at_most = None if spec.takes_images else gateway.bodies.max_text_bytes
-    request = parse_request(spec, await gateway.bodies.read(call, visit.receive, at_most=at_most))
+    bodies = gateway.bodies
+    request = await bodies.parse(
+        partial(parse_request, spec), await bodies.read(call, visit.receive, at_most=at_most)
+    )
     visit.metrics.dropped(request.dropped)
     grant = allow(request, principal, gateway)
     visit.note.model = grant.name.display
@@ -101,12 +105,13 @@ async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gatew
         principal = await gateway.principal(call)
         allow(request, principal, gateway)
     tally = admit(call, request, grant, gateway)
+    write = rebuild_in_pieces if request.is_large else rebuild
     order = Order(
         spec=request.spec,
         request=request.without_content(),
         name=grant.name,
         path=request.spec.path.encode(),
-        body=rebuild(request, grant.name.forwarded, grant.policed),
+        body=write(request, grant.name.forwarded, grant.policed),
         candidates=grant.candidates,
         request_id=call.request_id_text,
         traceparent=call.traceparent,
@@ -140,7 +145,7 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     Unavailable
         This process has not learned yet who hosts what.
     BadRequest
-        An option policy rejects a field, or an image is not fit for a backend.
+        An option policy rejects a field, an image is not fit for a backend, or no backend may search the web.
     """
     name, candidates = authorize(
         request.model,
@@ -150,6 +155,8 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     )
     if principal.tenant_id is None:
         raise ModelForbidden
+    if request.searches_web:
+        candidates = able_to_search(candidates)
     if request.prompt.pictures:
         refuse_unfit(request.prompt.pictures, [candidate.version for candidate in candidates])
     policy = gateway.policy(principal, name)

@@ -4,6 +4,7 @@ Ollama has no such route, and only the model's own tokenizer would know. Who may
 anything about it here either; nothing is admitted and nothing is booked.
 """
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -25,7 +26,8 @@ async def count_tokens(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
     principal = await gateway.principal(call)
     visit.note.tenant = principal.tenant_slug
     visit.note.key = principal.key_prefix
-    model, prompt = parse_count(spec, await gateway.bodies.read(call, visit.receive))
+    bodies = gateway.bodies
+    model, prompt = await bodies.parse(partial(parse_count, spec), await bodies.read(call, visit.receive))
     while not gateway.is_current(principal, call):  # a revocation may have come with the body
         principal = await gateway.principal(call)
     name, _ = authorize(model, rights=gateway.rights(principal), index=gateway.catalogue.index)

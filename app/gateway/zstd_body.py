@@ -33,8 +33,13 @@ class ZstdBody:
         self._pieces: list[bytes] = []
         self._size = 0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more comes of the bytes it was fed than one step: it wants to be fed nothing, and again."""
+        return not (self._decoder.needs_input or self._is_complete())
+
     def feed(self, piece: bytes) -> int:
-        """Take the next bytes of the frame, and tell how many decoded bytes are held now because of them.
+        """Take the next bytes of the frame, and tell how many more decoded bytes are held now: a step at most.
 
         Raises
         ------
@@ -45,16 +50,17 @@ class ZstdBody:
         """
         if self._is_complete():
             raise BadRequest(_TRAILING)
-        before = self._size
         try:
-            self._keep(self._decoder.decompress(piece, max_length=STEP_BYTES))
-            while not (self._decoder.needs_input or self._is_complete()):
-                self._keep(self._decoder.decompress(b"", max_length=STEP_BYTES))
+            decoded = self._decoder.decompress(piece, max_length=STEP_BYTES)
         except zstd.ZstdError:
             raise BadRequest("the body is not zstd, or needs a window of more than 8 MiB") from None
         if self._decoder.unused_data:
             raise BadRequest(_TRAILING)
-        return self._size - before
+        self._size += len(decoded)
+        if self._size > self._max_bytes:
+            raise BodyTooLarge(f"The decoded body is larger than the limit of {self._max_bytes} bytes.")
+        self._pieces.append(decoded)
+        return len(decoded)
 
     def whole(self) -> bytes:
         """Return the decoded body.
@@ -70,9 +76,3 @@ class ZstdBody:
 
     def _is_complete(self) -> bool:
         return self._decoder.eof
-
-    def _keep(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > self._max_bytes:
-            raise BodyTooLarge(f"The decoded body is larger than the limit of {self._max_bytes} bytes.")
-        self._pieces.append(piece)

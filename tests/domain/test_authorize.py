@@ -2,8 +2,8 @@
 
 import pytest
 
-from domain.authorize import authorize
-from domain.errors import ModelForbidden
+from domain.authorize import NO_WEB_TOOLS, able_to_search, authorize
+from domain.errors import BadRequest, ModelForbidden
 from domain.model_names import ModelRights
 from domain.values import Rights
 from tests.support.tables import backend, hosted, index
@@ -60,6 +60,19 @@ def test_a_cloud_model_that_a_backend_lists_is_a_model(spelling: str) -> None:
     )
 
     assert (name.display, [c.backend for c in candidates]) == ("llama3.2:8b-cloud", ["b"])
+
+
+def test_only_backends_that_may_use_the_cloud_search_the_web() -> None:
+    listing = index(*(backend(name, hosted("m:1")) for name in "abc"), allow_cloud=("a", "c"))
+
+    assert [candidate.backend for candidate in able_to_search(listing.candidates("m:1"))] == ["a", "c"]
+
+
+def test_where_no_backend_may_nobody_searches_the_web() -> None:
+    with pytest.raises(BadRequest, match="web_search") as refusal:
+        able_to_search(INDEX.candidates("qwen3:8b"))
+
+    assert refusal.value.message == NO_WEB_TOOLS
 
 
 def test_embedding_asks_backends_of_one_digest_alone() -> None:

@@ -9,7 +9,7 @@ from domain.errors import BadRequest
 from domain.option_rules import checked_rule
 from domain.policies import Policy
 from domain.prompts import Prompt
-from domain.requests import NO_WEB_TOOLS, ParsedRequest, parse_count, parse_request, rebuild
+from domain.requests import ParsedRequest, parse_count, parse_request, rebuild
 from domain.reservations import counted
 from domain.routes import MESSAGES_PATH, RESPONSES_PATH, inference_routes
 from domain.values import ApiFamily
@@ -138,16 +138,17 @@ def test_a_stateful_field_that_says_nothing_is_no_matter() -> None:
         {"type": "function", "TYPE": "web_search"},
     ],
 )
-def test_a_built_in_web_tool_is_refused(path: str, tool: dict[str, object]) -> None:
-    with pytest.raises(BadRequest) as refused:
-        parse(path, tools=[{"type": "function", "name": "f"}, tool])
+def test_a_built_in_web_tool_is_seen_and_travels(path: str, tool: dict[str, object]) -> None:
+    tools = [{"type": "function", "name": "f"}, tool]
 
-    assert refused.value.message == NO_WEB_TOOLS
+    assert parse(path, tools=tools).searches_web
+    assert sent(path, tools=tools)["tools"] == tools
 
 
 @both
 @pytest.mark.parametrize("tool", [{"type": "function", "name": "web_search"}, {"name": "web_fetch"}, 1, None])
 def test_a_function_of_the_client_s_may_have_any_name(path: str, tool: object) -> None:
+    assert not parse(path, tools=[tool]).searches_web
     assert sent(path, tools=[tool])["tools"] == [tool]
 
 

@@ -13,12 +13,13 @@ import pytest
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
 from domain.policies import Policy
-from domain.requests import ParsedRequest, Policed, parse_request, rebuild
+from domain.requests import ParsedRequest, Policed, parse_request, rebuild, rebuild_in_pieces
 from domain.routes import FORWARDED_OPTIONS, RouteSpec, inference_routes
 from domain.values import ApiFamily, OptionRule, PolicyAction
 from tests.support.counts import count
 from tests.support.go_decoder import GoDecoder, Seen, find_go
 from tests.support.hostile_bodies import PATHS, hostile_body
+from tests.support.lifting import lifted
 
 pytestmark = pytest.mark.timeout(600)  # the first build of all compiles Go's library
 ROUTES = inference_routes()
@@ -112,12 +113,17 @@ def _drawn(random: Random) -> Accepted | None:
     """Draw a body and show it to the gateway; None if it was refused, and nothing else is ever raised."""
     path, is_bound = random.choice(PATHS), random.random() < 0.5
     body = hostile_body(random, path)
+    is_large = random.random() < 0.5  # read as large bodies are
     try:
-        request = parse_request(ROUTES[path], body)
+        request = parse_request(ROUTES[path], lifted(body, shortest=1) if is_large else body)
         policed = (BOUND if is_bound else PLAIN).apply(request)
     except BadRequest:
         return None
-    return Accepted(body, rebuild(request, FORWARDED, policed), request, policed, is_bound)
+    if is_large:
+        rebuilt = b"".join(rebuild_in_pieces(request, FORWARDED, policed))
+    else:
+        rebuilt = rebuild(request, FORWARDED, policed)
+    return Accepted(body, rebuilt, request, policed, is_bound)
 
 
 def _differences(each: Accepted, meant: Seen, run: Seen) -> list[str]:

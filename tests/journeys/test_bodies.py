@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from app.gateway.body import LARGE_BYTES
 from tests.support.asking import (
     ANTHROPIC_WHOLE,
     NATIVE_STREAM,
@@ -75,10 +76,11 @@ def with_image(shape: Shape, image: str, *, url: str = "") -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
 
 
+LARGE: Final = (png().rstrip("=") + "A" * LARGE_BYTES)[: LARGE_BYTES // 4 * 4]
 FAMILIES: Final = (NATIVE_WHOLE, OPENAI_WHOLE, RESPONSES_WHOLE, ANTHROPIC_WHOLE)
 
 
-@pytest.mark.parametrize("image", [png(), jpeg(640, 480)], ids=["png", "jpeg"])
+@pytest.mark.parametrize("image", [png(), jpeg(640, 480), LARGE], ids=["png", "jpeg", "large"])
 @pytest.mark.parametrize("shape", FAMILIES, ids=str)
 async def test_an_image_travels_as_it_came(
     small: Gateway, client: httpx.AsyncClient, shape: Shape, image: str
@@ -98,8 +100,9 @@ async def test_an_image_travels_as_it_came(
         ("AAAA", "neither PNG nor JPEG"),
         (png(60_000, 60_000), "million pixels"),
         (webp(), "WebP"),
+        (text(b"GIF89a" + bytes(LARGE_BYTES)), "neither PNG nor JPEG"),
     ],
-    ids=["gif", "junk", "giant", "webp"],
+    ids=["gif", "junk", "giant", "webp", "large gif"],
 )
 @pytest.mark.parametrize("shape", FAMILIES, ids=str)
 async def test_an_image_that_may_harm_a_backend_is_refused_with_a_reason(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from domain.requests import NO_WEB_TOOLS
+from domain.authorize import NO_WEB_TOOLS
 from tests.journeys.test_boundary import untouched
 from tests.support.asking import (
     ANTHROPIC_STREAM,
@@ -303,14 +303,27 @@ async def test_a_response_that_may_be_stored_says_that_it_was_not(
 
 @both
 @pytest.mark.parametrize("kind", ["web_search", "web_search_20250305", "web_fetch_20250910"])
-async def test_case_12_a_tool_of_the_cloud_s_never_leaves(
+async def test_case_12_a_tool_of_the_cloud_s_never_leaves_where_no_backend_may(
     fleet: Fleet, client: httpx.AsyncClient, shape: Shape, kind: str
 ) -> None:
-    reply = await ask(client, shape, LONER, tools=[{"type": kind, "name": "web"}])
+    reply = await ask(client, shape, SOLO, tools=[{"type": kind, "name": "web"}])
 
     assert (reply.status_code, is_refusal(shape, reply)) == (400, True)
     assert reply.json()["error"]["message"] == NO_WEB_TOOLS
     assert await untouched(fleet)
+
+
+@both
+async def test_a_tool_of_the_cloud_s_goes_to_no_backend_but_those_that_may(
+    fleet: Fleet, client: httpx.AsyncClient, shape: Shape
+) -> None:
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    served = await ask(client, shape, COMMON, tools=tools)
+    await fleet.c.order("garbage", count=1, path=shape.path)
+    failed = await ask(client, shape, COMMON, tools=tools)
+
+    assert (served.status_code, failed.status_code) == (200, 502)
+    assert set(await fleet.attempts()) == {"c"}
 
 
 # counting tokens

@@ -9,7 +9,7 @@ import pytest
 
 from tests.journeys.test_clients import ASK_WEATHER, HELLO, SCHEMA, OpenAi, Place, openai_client_of
 from tests.support.asking import MODEL
-from tests.support.fleet import COMMON, THINKER, TOKENS_PER_ANSWER, Fleet
+from tests.support.fleet import COMMON, SOLO, THINKER, TOKENS_PER_ANSWER, Fleet
 from tests.support.gateway import Gateway, Key
 from tests.support.limited import limited_key
 
@@ -251,7 +251,7 @@ async def test_anthropic_is_told_of_a_forbidden_model(gateway: Gateway) -> None:
 async def test_anthropic_is_told_of_a_tool_that_would_search_the_web(anthropic: Anthropic) -> None:
     with pytest.raises(anthropic_client.BadRequestError, match="leave them out of"):
         await anthropic.messages.create(
-            model=MODEL,
+            model=SOLO,
             max_tokens=9,
             messages=HELLO,
             tools=[{"type": "web_search_20250305", "name": "web_search"}],

@@ -1,5 +1,6 @@
 """Builders of model tables as discovery would have written them."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from domain.model_table import BackendCondition, BackendState, HostedModel, ModelTable
@@ -51,6 +52,7 @@ def table(*backends: BackendState, version: int = 1) -> ModelTable:
     return ModelTable(version=version, written_at=WRITTEN_AT, backends=backends)
 
 
-def index(*backends: BackendState) -> ModelIndex:
+def index(*backends: BackendState, allow_cloud: Collection[str] = ()) -> ModelIndex:
     """Build the index of a process that is configured with all of them."""
-    return ModelIndex(table(*backends), config_digests(*(state.name for state in backends)))
+    digests = config_digests(*(state.name for state in backends))
+    return ModelIndex(table(*backends), digests, allow_cloud=allow_cloud)

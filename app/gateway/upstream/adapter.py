@@ -10,6 +10,7 @@ from app.gateway.upstream.protocol import Connection
 from app.gateway.upstream.request import RequestHeads, parse_origin
 from domain.errors import UpstreamFailed
 from domain.ports import Keeps, keeps_nothing
+from domain.values import Pieces
 
 _DEFAULT_MAX_CONNECTIONS = 1024
 _DEFAULT_MAX_IDLE_S = (
@@ -126,7 +127,7 @@ class BackendUpstream:
     async def post(
         self,
         path: bytes,
-        body: bytes,
+        body: bytes | Pieces,
         *,
         request_id: bytes,
         traceparent: bytes | None,
@@ -141,7 +142,8 @@ class BackendUpstream:
         ValueError
             An argument would break the request head.
         """
-        head = self._heads.build(path, len(body), request_id, traceparent)
+        length = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        head = self._heads.build(path, length, request_id, traceparent)
         connection = self._pool.take_idle() or await self._pool.acquire()
         try:
             await connection.exchange(head, body, keeps)

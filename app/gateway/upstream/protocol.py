@@ -14,6 +14,7 @@ import httptools
 
 from domain.errors import Sent, UpstreamFailed
 from domain.ports import Keeps, keeps_nothing
+from domain.values import Pieces
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -26,6 +27,8 @@ _FRAMING_BYTES_PER_PIECE = 32
 _MAX_SURPLUS_FRAMING_BYTES = 64 * 1024
 
 _ONE_WRITE_BELOW_BYTES = 64 * 1024
+_WRITE_BYTES = 256 * 1024
+"""How much of a large body is written at once: it is copied, and may be encrypted, while everybody else waits."""
 _HTTP_VERSIONS = frozenset({"1.0", "1.1"})
 _FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS_STATUSES = frozenset({204, 304})
@@ -61,9 +64,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_complete", "_failure", "_first_byte_s", "_framing", "_head_bytes", "_header_count", "_held_bytes",
-        "_idle_s", "_in_use", "_interims", "_loop", "_overtaken", "_owner", "_parser", "_paused", "_pieces",
-        "_refusal", "_reusable", "_transport", "_until_eof", "_waiter", "alive", "deadline", "head_complete", "headers",
-        "reused", "status",
+        "_idle_s", "_in_use", "_interims", "_is_full", "_is_sending", "_loop", "_overtaken", "_owner", "_parser",
+        "_paused", "_pieces", "_refusal", "_reusable", "_transport", "_until_eof", "_waiter", "alive", "deadline",
+        "head_complete", "headers", "reused", "status",
     )  # fmt: skip
 
     _loop: asyncio.AbstractEventLoop
@@ -77,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._in_use = False
         self._paused = False
+        self._is_full = False
+        self._is_sending = False
         self._pieces: list[bytes] = []
         self._reset()
         self.alive = False
@@ -109,10 +114,11 @@ class Connection(asyncio.Protocol):
         """True if not one byte came back for the present request."""
         return self._head_bytes == 0
 
-    async def exchange(self, head: bytes, body: bytes, keeps: Keeps = keeps_nothing) -> None:
+    async def exchange(self, head: bytes, body: bytes | Pieces, keeps: Keeps = keeps_nothing) -> None:
         """Send one request and wait until the head of its response is here.
 
-        If the wait is cancelled, `keeps` decides whether the request stays open until its first byte or its deadline.
+        A large body is written as the backend takes it, in the time there is for the head. If the wait is cancelled
+        afterwards, `keeps` decides whether the request stays open until its first byte or its deadline.
 
         Raises
         ------
@@ -123,12 +129,15 @@ class Connection(asyncio.Protocol):
         if not self.alive:
             raise UpstreamFailed("closed", Sent.NOTHING)
         self._in_use = True
-        if len(body) <= _ONE_WRITE_BELOW_BYTES:
+        within_s = self._first_byte_s
+        if isinstance(body, bytes) and len(body) <= _ONE_WRITE_BELOW_BYTES:
             self._transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
-        await self._news(self._first_byte_s, keeps)
+            until = self._loop.time() + within_s
+            await self._send(head, (body,) if isinstance(body, bytes) else body, until)
+            within_s = until - self._loop.time()
+        if not self.head_complete and self._failure is None:
+            await self._news(within_s, keeps)
         if not self.head_complete:
             raise self._error()
 
@@ -173,6 +182,31 @@ class Connection(asyncio.Protocol):
         self.alive = False
         self._transport.abort()
         self._wake()
+
+    async def _send(self, head: bytes, body: Pieces, until: float) -> None:
+        """Write a request piece by piece, until the answer or the end of the connection overtakes it."""
+        self._is_sending = True
+        try:
+            self._transport.write(head)
+            for piece in body:
+                view = memoryview(piece)
+                for start in range(0, len(view), _WRITE_BYTES):
+                    self._transport.write(view[start : start + _WRITE_BYTES])
+                    await asyncio.sleep(0)
+                    while self._is_full and self._is_unsettled:
+                        await self._news(until - self._loop.time())
+                    if not self._is_unsettled:
+                        return
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            self._is_sending = False
+
+    @property
+    def _is_unsettled(self) -> bool:
+        """Whether neither the head of the response nor the end of the connection is here."""
+        return self.alive and not self.head_complete
 
     async def _news(self, within_s: float, keeps: Keeps = keeps_nothing) -> None:
         if self._waiter is not None:
@@ -239,6 +273,16 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Settle what the end of input means for the present response."""
         self._end(None)
+
+    def pause_writing(self) -> None:
+        """Note that the backend does not take any more for now."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """Let the rest of the request follow."""
+        self._is_full = False
+        if self._is_sending:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Settle the present response and leave the owner."""
@@ -323,7 +367,7 @@ class Connection(asyncio.Protocol):
             coding is None and b"content-length" not in self.headers and status not in _BODILESS_STATUSES
         )
         # An answer that overtakes its request leaves the rest of that body on the wire, before the next one.
-        self._overtaken = self._transport.get_write_buffer_size() > 0
+        self._overtaken = self._is_sending or self._transport.get_write_buffer_size() > 0
         self.head_complete = True
 
     def on_body(self, data: bytes) -> None:

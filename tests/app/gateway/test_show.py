@@ -14,6 +14,7 @@ from domain.model_facts import ModelFacts
 from domain.model_names import CanonicalName
 from domain.ports import Keeps, keeps_nothing
 from domain.route import Candidate
+from domain.values import Pieces
 from tests.support.waiting import until
 
 NAME = CanonicalName("llama3.2:latest", "llama3.2", needs_echo=False)
@@ -44,14 +45,14 @@ class Backend:
 
     def __init__(self, *script: Answer | Exception) -> None:
         self.script = deque(script)
-        self.asked: list[bytes] = []
+        self.asked: list[bytes | Pieces] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def post(
         self,
         path: bytes,
-        body: bytes,
+        body: bytes | Pieces,
         *,
         request_id: bytes,
         traceparent: bytes | None,

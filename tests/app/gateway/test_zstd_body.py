@@ -32,6 +32,8 @@ def decoded(*pieces: bytes, max_bytes: int = MIB) -> bytes:
     body = ZstdBody(max_bytes=max_bytes)
     for piece in pieces:
         body.feed(piece)
+        while body.is_behind:
+            assert body.feed(b"") <= STEP_BYTES
     return body.whole()
 
 
@@ -109,6 +111,8 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 body = ZstdBody(max_bytes=4 << 20)
 try:
     body.feed(frame)
+    while body.is_behind:
+        body.feed(b"")
 except BodyTooLarge:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

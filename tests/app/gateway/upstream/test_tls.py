@@ -86,6 +86,21 @@ async def test_a_backend_with_a_trusted_certificate_is_used_and_reused(authority
     assert len(backend.peers) == 1
 
 
+async def test_a_large_request_arrives_whole_under_tls(authority: Authority) -> None:
+    body = bytes(range(256)) * 4096 * 8
+    async with (
+        scripted_backend(tls=authority.server()) as backend,
+        client_of(backend.url, ssl_context=authority.client()) as upstream,
+    ):
+        call = post(upstream, body)
+        peer = await backend.peer()
+        request = await peer.request()
+        await peer.send(EMPTY)
+        (await finish(call)).close()
+
+    assert request.body == body
+
+
 async def test_a_certificate_of_an_unknown_authority_is_refused(
     authority: Authority, stranger: Authority
 ) -> None:
