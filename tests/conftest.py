@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from itertools import chain
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import migrate
 from db.postgres import create_engine
+from tests.support.counts import cases_in, generated_inputs_counted
 from tests.support.guard import keep_inside
 from tests.support.homes import Home, Homes
 from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
@@ -52,6 +54,19 @@ if (
     and threading.current_thread() is threading.main_thread()
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Count generated inputs while a test runs."""
+    with generated_inputs_counted(pyfuncitem):
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases there were of what repeats."""
+    for what, cases in sorted(cases_in(chain(*terminalreporter.stats.values())).items()):
+        terminalreporter.write_line(f"{cases:,} {what}")
 
 
 @pytest.fixture(scope="session")

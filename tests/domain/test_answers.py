@@ -9,6 +9,8 @@ from domain.routes import inference_routes
 from domain.usage import MeasuredUsage
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 ROUTES = inference_routes()
 NATIVE_END = {
     "done": True,

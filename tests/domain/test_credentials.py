@@ -3,9 +3,14 @@
 from base64 import b64encode
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from domain.credentials import MAX_CARRIER_BYTES, presented_key
 from domain.errors import Unauthenticated
+from tests.support.counts import count
+
+pytestmark = pytest.mark.parser
 
 KEY = b"nng_abcdefgh_secret_check0"
 OTHER = b"nng_abcdefgh_secret_check1"
@@ -110,3 +115,23 @@ def test_t01_a_carrier_of_more_than_512_bytes_is_refused(size: int) -> None:
 
 def test_t01_512_bytes_are_still_read() -> None:
     assert presented_key([], [b"x" * MAX_CARRIER_BYTES]) == b"x" * MAX_CARRIER_BYTES
+
+
+CARRIED = st.binary(max_size=40) | st.tuples(
+    st.sampled_from([b"Bearer ", b"bearer\t", b"Basic ", b"BASIC", b"Digest "]),
+    st.binary(max_size=40).map(b64encode),
+).map(b"".join)
+
+
+@given(st.lists(CARRIED, max_size=3), st.lists(CARRIED, max_size=3), st.none() | CARRIED)
+@settings(max_examples=count(500, 50_000), deadline=None)
+def test_t01_whatever_is_carried_is_one_short_key_or_refused(
+    authorization: list[bytes], x_api_key: list[bytes], path_key: bytes | None
+) -> None:
+    try:
+        key = presented_key(authorization, x_api_key, path_key)
+    except Unauthenticated:
+        return
+    assert 0 < len(key) <= MAX_CARRIER_BYTES
+    assert {value.strip() for value in x_api_key} <= {key}
+    assert path_key in {None, key}

@@ -17,6 +17,8 @@ from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 ROUTES = inference_routes()
 TRICKY = (
     '{"type":"response.completed"}',

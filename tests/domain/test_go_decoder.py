@@ -1,10 +1,9 @@
 """What the gateway authorises is what Go's own decoder makes of the body that a backend gets."""
 
 import json
-import os
 import sys
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from domain.policies import Policy
 from domain.requests import ParsedRequest, Policed, parse_request, rebuild, rebuild_in_pieces
 from domain.routes import FORWARDED_OPTIONS, RouteSpec, inference_routes
 from domain.values import ApiFamily, OptionRule, PolicyAction
-from tests.support.counts import count
+from tests.support.counts import chosen_seed, count, tell_cases
 from tests.support.go_decoder import GoDecoder, Seen, find_go
 from tests.support.hostile_bodies import PATHS, hostile_body
 from tests.support.lifting import lifted
@@ -89,8 +88,8 @@ def test_t07_go_reads_hostile_bodies_as_it_is_feared_to(go: GoDecoder, body: str
     assert go.read([("/api/chat", body.encode())]) == [expected]
 
 
-def test_t07_what_is_authorised_is_what_go_would_run(go: GoDecoder) -> None:
-    seed = int(os.environ.get("NNG_SEED") or SystemRandom().randrange(10**9))
+def test_t07_what_is_authorised_is_what_go_would_run(go: GoDecoder, request: pytest.FixtureRequest) -> None:
+    seed = chosen_seed()
     random, total = Random(seed), count(5_000, 1_000_000)
     accepted_count, differences = 0, list[str]()
     for start in range(0, total, BATCH):
@@ -105,6 +104,7 @@ def test_t07_what_is_authorised_is_what_go_would_run(go: GoDecoder) -> None:
         ]
 
     sys.stdout.write(f"NNG_SEED={seed}: {total} bodies, {accepted_count} accepted\n")
+    tell_cases(request.node, "bodies read by the gateway and by Go", total)
     assert differences == [], f"NNG_SEED={seed}"
     assert 0.1 < accepted_count / total < 0.9
 

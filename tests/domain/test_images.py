@@ -13,6 +13,8 @@ from domain.requests import parse_request
 from domain.routes import inference_routes
 from tests.support.pictures import jpeg, png, text, wav, webp
 
+pytestmark = pytest.mark.parser
+
 PASSING = {Picture.PNG, Picture.JPEG, Picture.SOUND}
 SIZES = st.integers(1, 2**31 - 1)
 JPEG_SIZES = st.integers(1, 65_535)

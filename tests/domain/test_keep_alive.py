@@ -1,7 +1,12 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
+from tests.support.counts import count
+
+pytestmark = pytest.mark.parser
 
 SECOND = 1_000_000_000
 
@@ -67,3 +72,19 @@ def test_an_absent_duration_says_nothing() -> None:
 def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(BadRequest, match="keep_alive"):
         keep_alive_ns(value)
+
+
+@given(
+    st.text(st.sampled_from("0123456789.+-nu\u00b5msh \u0665"), max_size=12)
+    | st.text(max_size=12)
+    | st.floats(allow_nan=False)
+    | st.integers()
+)
+@settings(max_examples=count(500, 50_000), deadline=None)
+def test_anything_is_a_duration_that_go_can_hold_or_refused(value: object) -> None:
+    try:
+        nanoseconds = keep_alive_ns(value)
+    except BadRequest:
+        return
+    assert nanoseconds is not None
+    assert -(2**63) <= nanoseconds <= (2**63 - 1) * SECOND

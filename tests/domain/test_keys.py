@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from domain.keys import SECRET_CHARS, PepperRing, mint, mint_pepper, parse
 from domain.values import Role
 
+pytestmark = pytest.mark.parser
+
 roles = st.sampled_from(Role)
 
 

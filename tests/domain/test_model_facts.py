@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from domain.model_facts import MAX_LICENSE_CHARS, ModelFacts, read_facts, show_answer
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 CANARY = "/canary/of/the/host"
 SAID: dict[str, Any] = {
     "license": "MIT",

@@ -16,6 +16,8 @@ from domain.model_names import (
 from domain.values import Rights
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 SAME_AS_LLAMA3 = (
     "llama3",
     "llama3:latest",
@@ -149,7 +151,7 @@ def test_the_longest_parts_are_still_a_name() -> None:
 
 
 @given(st.text(st.sampled_from("aA0_.:/-@ \u00a0clouda"), max_size=24) | st.text(max_size=24))
-@settings(max_examples=count(500, 50_000), deadline=None)
+@settings(max_examples=count(800, 50_000), deadline=None)
 def test_the_canonical_name_of_a_canonical_name_is_itself(text: str) -> None:
     name = canonical(text)
 

@@ -9,6 +9,8 @@ from domain.ollama import Verdict, VerdictKind, classify, classify_error_record,
 from domain.routes import RouteSpec, inference_routes
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 ROUTES = inference_routes()
 CHAT = ROUTES["/api/chat"]
 EMBED = ROUTES["/api/embed"]

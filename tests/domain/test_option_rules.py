@@ -17,6 +17,8 @@ from domain.option_rules import (
 from domain.routes import OPTION_ACTIONS, FieldAction, inference_routes
 from domain.values import OptionRule, PolicyAction
 
+pytestmark = pytest.mark.parser
+
 REJECT = OptionRule(PolicyAction.REJECT)
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from domain.outputs import MAX_TOKEN_BYTES, Output, chat_output, delta_output, items_output
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 READERS = (chat_output, delta_output, items_output)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -12,6 +12,8 @@ from domain.routes import inference_routes
 from tests.support.counts import count
 from tests.support.go_json import read_request
 
+pytestmark = pytest.mark.parser
+
 ROUTES = inference_routes()
 STREAMING = (
     *("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions"),

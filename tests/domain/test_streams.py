@@ -13,6 +13,8 @@ from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 ROUTES = inference_routes()
 
 

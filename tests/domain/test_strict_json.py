@@ -10,6 +10,8 @@ from domain.errors import BadRequest
 from domain.strict_json import MAX_DEPTH, KnownFields, go_fold, parse_object
 from tests.support.counts import count
 
+pytestmark = pytest.mark.parser
+
 KNOWN = KnownFields(frozenset({"model", "stream", "keep_alive", "options"}))
 KELVIN = "\u212a"
 LONG_S = "\u017f"

@@ -8,8 +8,6 @@ where the time of this module goes; each test then states one fact about it.
 
 import asyncio
 import json
-import os
-import random
 import sys
 import time
 from collections import Counter, defaultdict
@@ -31,7 +29,7 @@ from db.tasks import end
 from domain.limits import LimitKind
 from domain.tenants import Actor
 from tests.support.asking import ask
-from tests.support.counts import count
+from tests.support.counts import chosen_seed, count
 from tests.support.crowd import DEADLINE_S, EMBEDDER, GENERATORS, OK, Crowd, Told
 from tests.support.demolition import Absence, Demolition, Target, schedule
 from tests.support.gateway import Gateway, Key, UsageRow
@@ -86,7 +84,7 @@ class Aftermath(msgspec.Struct, frozen=True):
 
 @pytest.fixture(scope="module")
 async def aftermath(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Aftermath]:
-    seed = int(os.environ.get("NNG_SEED") or random.randrange(10**9))
+    seed = chosen_seed()
     sys.stdout.write(f"NNG_SEED={seed}\n")
     directory = tmp_path_factory.mktemp("instance")
     # Left open to the unprivileged account that the stores run as when the tests are root's.

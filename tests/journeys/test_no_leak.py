@@ -14,22 +14,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.asking import ANTHROPIC, NATIVE, OPENAI, RESPONSES, SHAPES, Shape
+from tests.support.asking import ANTHROPIC, NATIVE, OPENAI, RESPONSES, SHAPES, STREAMS, Shape
 from tests.support.canaries import Aviary, Kind, all_of_postgres, all_of_redis
+from tests.support.chatty import ALONE, ANOTHERS, FAILING, SHARED, Chatty
 from tests.support.gateway import METRICS_TOKEN, Key
 from tests.support.homes import Home
 from tests.support.ollama import SimulatedOllama
 from tests.support.pictures import png
-from tests.support.scripted_backend import ScriptedBackend, answer, scripted_backend
+from tests.support.scripted_backend import ScriptedBackend, scripted_backend
 
-SHARED: Final = "llama3.2"
-"""On both backends: the scripted one fails, the simulated one answers."""
-ALONE: Final = "alone:1b"
-"""On the scripted backend only: whatever it says is the end of it."""
-ANOTHERS: Final = "another:1b"
-"""Hosted, and granted to nobody."""
-STATUSES: Final = (400, 401, 403, 404, 405, 413, 422, 429, 500, 502, 503, 504)
-TAIL_AT: Final = 20_000
 LONGEST_LOG_LINE: Final = 4096
 SCRIPTED_PATHS: Final = (
     *(NATIVE, "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
@@ -41,6 +34,7 @@ class Harvest(msgspec.Struct):
     """Everything that came out, by who can read it."""
 
     tenants: list[str] = []
+    in_band: list[str] = []
     app_log: str = ""
     worker_log: str = ""
     metrics: str = ""
@@ -54,84 +48,6 @@ class Harvest(msgspec.Struct):
             name: getattr(self, name)
             for name in ("app_log", "worker_log", "metrics", "redis", "postgres", "journal")
         }
-
-
-class Chatty:
-    """What the scripted backend says; each saying holds canaries of its own."""
-
-    def __init__(self, aviary: Aviary) -> None:
-        self._aviary = aviary
-
-    def headers(self) -> dict[str, str]:
-        new = self._aviary.new
-        names = (
-            "Server",
-            "X-Powered-By",
-            "Set-Cookie",
-            "Via",
-            "Location",
-            "X-Request-Id",
-            "WWW-Authenticate",
-        )
-        return {name: new(Kind.UPSTREAM_TAIL) for name in names}  # not even operators need them
-
-    def model(self, name: str) -> dict[str, Any]:
-        new, kind = self._aviary.new, Kind.TOPOLOGY
-        details = {"parent_model": f"/srv/{new(kind)}", "format": "gguf", "family": "llama", "families": None}
-        return {
-            "name": name,
-            "model": name,
-            "digest": "ab" * 32,
-            "size": 7,
-            "modified_at": "2026-01-01T00:00:00Z",
-            "details": details,
-            "remote_host": "",
-            "path": f"/root/{new(kind)}",
-        }
-
-    def about_itself(self) -> dict[str, bytes]:
-        """Return the answers that discovery gets."""
-        new, kind = self._aviary.new, Kind.TOPOLOGY
-        models = [self.model(name) for name in (f"{SHARED}:latest", ALONE, ANOTHERS)]
-        shown = {
-            "license": "MIT",
-            "modelfile": f"FROM /usr/share/{new(kind)}\nSYSTEM {new(Kind.PROMPT)}",
-            "system": new(Kind.PROMPT),
-            "template": new(Kind.PROMPT),
-            "parameters": f"stop {new(kind)}",
-            "details": {"parent_model": new(kind), "family": "llama"},
-            "model_info": {"general.architecture": "llama", "llama.context_length": 4096},
-            "capabilities": ["completion"],
-        }
-        loaded = [{**model, "size_vram": 7, "expires_at": "2030-01-01T00:00:00Z"} for model in models]
-        return {
-            "/api/version": answer({"version": "0.30.1", "build": new(kind)}, headers=self.headers()),
-            "/api/tags": answer({"models": models}, headers=self.headers()),
-            "/api/ps": answer({"models": loaded}, headers=self.headers()),
-            "/api/show": answer(shown, headers=self.headers()),
-        }
-
-    def refusals(self) -> Iterator[bytes]:
-        """Yield what it says when it fails, in every way."""
-        new = self._aviary.new
-        padding = "x" * TAIL_AT
-        for status in STATUSES:
-            said = f"{new(Kind.UPSTREAM)} at /root/.ollama{padding}{new(Kind.UPSTREAM_TAIL)}"
-            yield answer({"error": said}, status=status, headers=self.headers())
-        yield answer(f"panic: {new(Kind.UPSTREAM)}".encode(), status=500)
-        yield answer(f"<html>{new(Kind.UPSTREAM)}".encode(), headers={"content-type": "text/html"})
-        yield answer({"error": {"message": new(Kind.UPSTREAM), "type": new(Kind.UPSTREAM)}}, status=500)
-        yield answer({"error": f"{new(Kind.UPSTREAM)}{padding}{new(Kind.UPSTREAM_TAIL)}"})
-        yield answer(b"", status=307, headers={"location": f"http://{new(Kind.UPSTREAM)}/"})
-        yield f"{new(Kind.UPSTREAM)}\r\n\r\n".encode()
-        for line in (
-            b'{"error":"%b"}\n',
-            b'data: {"error":{"message":"%b"}}\n\n',
-            b"event: error\ndata: %b\n\n",
-        ):
-            said_so = line % new(Kind.UPSTREAM).encode()
-            yield answer(said_so, headers={"content-type": "application/x-ndjson"})
-            yield answer(said_so, headers={"content-type": "text/event-stream"})
 
 
 def bodies(aviary: Aviary, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -176,6 +92,11 @@ class Visitor:
         self._aviary = aviary
         self._harvest = harvest
 
+    @property
+    def last(self) -> str:
+        """What came last."""
+        return self._harvest.tenants[-1]
+
     async def ask(self, method: str, path: str, key: str | None = None, **how: Any) -> int:
         """Ask, and return the status; 0 if the connection broke."""
         new = self._aviary.new
@@ -219,6 +140,19 @@ async def ask_everything(visitor: Visitor, aviary: Aviary, key: Key, script: Scr
     ):
         statuses.add(await visitor.ask("GET", path, key.text))
     return statuses
+
+
+async def ask_for_streams_that_fail(
+    visitor: Visitor, aviary: Aviary, key: Key, script: ScriptedBackend
+) -> list[str]:
+    """Ask for a stream of each family that fails after its first output, in every way, and return what was told."""
+    told = []
+    for shape in STREAMS:
+        for said in Chatty(aviary).failing_streams(shape):
+            script.scripts[shape.path] = said
+            await visitor.ask("POST", shape.path, key.text, json=_chat(aviary, shape, ALONE))
+            told.append(visitor.last)
+    return told
 
 
 async def ask_wrongly(visitor: Visitor, aviary: Aviary, key: Key) -> None:
@@ -283,6 +217,7 @@ async def harvest(aviary: Aviary, home: Home) -> AsyncIterator[Harvest]:
         async with gateway.client() as client:
             visitor = Visitor(client, aviary, harvest)
             statuses = await ask_everything(visitor, aviary, key, script)
+            harvest.in_band = await ask_for_streams_that_fail(visitor, aviary, key, script)
             await ask_wrongly(visitor, aviary, key)
             assert {200, 400, 403, 404, 502, 503} <= statuses
             metrics = await client.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
@@ -309,6 +244,14 @@ async def test_t33_there_are_canaries_everywhere(aviary: Aviary, harvest: Harves
     assert len(aviary) >= 60
     assert all(harvest.of_operators().values())
     assert len(harvest.tenants) > 300
+
+
+async def test_t33_streams_that_began_ended_in_an_error_of_ours(harvest: Harvest) -> None:
+    assert len(harvest.in_band) == sum(map(len, FAILING.values()))
+    for told in harvest.in_band:
+        assert told.startswith("200 ")
+        assert "begun" in told
+        assert '"error"' in told
 
 
 async def test_t33_a_tenant_sees_nothing_of_anybody(aviary: Aviary, harvest: Harvest) -> None:

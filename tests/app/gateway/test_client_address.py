@@ -5,10 +5,15 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.gateway.client_address import KEEP_LAST_GOOD_S, RESOLVE_EVERY_S, TrustedProxies
 from tests.support.clock import Clock
+from tests.support.counts import count
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.parser
 
 
 def client(trusted: Sequence[str], peer: str | None, *forwarded_for: bytes) -> str | None:
@@ -162,3 +167,26 @@ async def test_names_are_followed_and_addresses_need_no_following() -> None:
 
     following.cancel()
     await asyncio.wait([following])
+
+
+HOPS = (
+    st.ip_addresses().map(lambda address: str(address).encode())
+    | st.sampled_from([b"10.0.0.1", b"::ffff:10.0.0.1", b"fe80::1%eth0", b"1.1.1.1:80", b"unknown", b""])
+    | st.binary(max_size=12)
+)
+
+
+@given(st.lists(HOPS, max_size=5))
+@settings(max_examples=count(500, 50_000), deadline=None)
+def test_no_hops_make_a_proxy_the_client_of_another_network(hops: list[bytes]) -> None:
+    proxies = TrustedProxies(PROXIES)
+    address = proxies.client_address("10.0.0.1", [b",".join(hops)])
+
+    assert address is None or not proxies.trusts(address) or all(map(_is_proxy, b",".join(hops).split(b",")))
+
+
+def _is_proxy(hop: bytes) -> bool:
+    return (
+        client(PROXIES, hop.decode("latin-1").strip()) is not None
+        and client(PROXIES, hop.decode("latin-1").strip(), b"9.9.9.9") == "9.9.9.9"
+    )

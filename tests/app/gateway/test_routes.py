@@ -1,9 +1,14 @@
 """The model in a path: which bytes it may be written with."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.gateway.routes import model_id
 from domain.errors import UnknownPath
+from tests.support.counts import count
+
+pytestmark = pytest.mark.parser
 
 
 @pytest.mark.parametrize(
@@ -52,3 +57,14 @@ def test_a_model_may_have_several_segments_and_two_escapes(tail: bytes, model: s
 def test_t22_any_other_byte_or_escape_is_no_path(tail: bytes) -> None:
     with pytest.raises(UnknownPath):
         model_id(b"/v1/models/" + tail)
+
+
+@given(st.binary(max_size=30) | st.text(st.sampled_from("aZ0._:/-%2F3A\u00e9"), max_size=30).map(str.encode))
+@settings(max_examples=count(500, 50_000), deadline=None)
+def test_any_path_names_a_model_in_plain_letters_or_nothing(tail: bytes) -> None:
+    try:
+        model = model_id(b"/v1/models/" + tail)
+    except UnknownPath:
+        return
+    assert "%" not in model
+    assert model_id(b"/v1/models/" + model.encode()) == model

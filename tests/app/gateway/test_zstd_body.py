@@ -18,6 +18,8 @@ from tests.support.asgi import Inbox
 from tests.support.counts import count
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.parser
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
