@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from db.redis.connection import connect_hot, connect_patient
@@ -43,3 +45,13 @@ async def test_a_hot_question_to_a_closed_port_fails_at_once() -> None:
 async def test_a_blocking_read_of_the_patient_client_is_not_cut(redis_url: str) -> None:
     async with connect_patient(SecretStr(redis_url)) as redis:
         assert await redis.blpop(["nothing"], timeout=1) is None
+
+
+async def test_a_connection_that_was_closed_a_moment_ago_fails_like_any_that_is_lost(redis_url: str) -> None:
+    async with connect_patient(SecretStr(redis_url)) as redis:
+        connection: Any = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        connection._writer.transport.abort()  # noqa: SLF001 - as if Redis had died between two commands
+        await asyncio.sleep(0)
+
+        with pytest.raises(RedisConnectionError):
+            await connection.send_command("PING")
