@@ -124,6 +124,7 @@ GOOD = base64.b64encode(bytes(range(32))).decode()
         ("", "entry 1 of the key pepper must be written id:base64"),
         (GOOD, "entry 1 of the key pepper must be written id:base64"),
         (f"P 1:{GOOD}", "entry 1 of the key pepper needs an id"),
+        (f"a:b:{GOOD}", "entry 1 of the key pepper is not valid base64"),
         (f"a:{GOOD},", "entry 2 of the key pepper must be written id:base64"),
         (f"a:{GOOD},a:{GOOD}", "entry 2 of the key pepper repeats an id"),
         (f"a:{GOOD}!", "entry 1 of the key pepper is not valid base64"),

@@ -125,6 +125,22 @@ def test_a_clamped_number_stays_within_bounds(named: object, forwarded: int) -> 
     assert sent(rules, "/api/chat", options={"num_ctx": named})["options"]["num_ctx"] == forwarded
 
 
+@pytest.mark.parametrize(
+    ("bound", "named", "forwarded"),
+    [
+        ({"max": 20}, 10, 10),
+        ({"max": 20}, 30, 20),
+        ({"min": 20}, 30, 30),
+        ({"min": 20}, 10, 20),
+        ({"min": 20}, 1e300, MAX_COUNT),
+    ],
+)
+def test_a_number_may_be_clamped_on_one_side(bound: dict[str, int], named: float, forwarded: int) -> None:
+    rules = ruled(num_gpu={"action": "clamp", **bound})
+
+    assert sent(rules, "/api/chat", options={"num_gpu": named})["options"]["num_gpu"] == forwarded
+
+
 def test_a_clamp_is_not_dodged_by_leaving_the_number_to_ollama() -> None:
     rules = ruled(num_gpu={"action": "clamp", "max": 20})
 

@@ -243,3 +243,15 @@ def test_an_accepted_body_is_rebuilt_to_the_same_body_again() -> None:
     once = forwarded(parse("/api/chat", options={"seed": 1}, stream=False))
 
     assert forwarded(parse_request(ROUTES["/api/chat"], once)) == once
+
+
+def test_a_policed_field_shows_nothing_of_its_value() -> None:
+    assert repr(parse("/api/generate", system="secret").asked) == "{'system': Asked(...)}"
+
+
+def test_a_request_that_was_rebuilt_keeps_none_of_the_clients_bytes() -> None:
+    request = parse("/api/chat", options={"seed": 1, "num_ctx": 2}, think=True)
+    left = request.without_content()
+
+    assert (left.fields, left.options, left.asked) == ({}, None, {})
+    assert (left.model, left.prompt, left.spec) == (request.model, request.prompt, request.spec)

@@ -29,8 +29,11 @@ def test_every_call_has_an_id_of_its_own_in_the_order_of_time() -> None:
     assert {found.version for found in ids} == {7}
 
 
-def test_the_key_is_found_in_all_of_its_headers() -> None:
-    assert call((b"authorization", b"Bearer k"), (b"x-api-key", b"k")).key() == b"k"
+def test_the_key_is_found_in_any_of_its_headers_and_in_all_of_them() -> None:
+    bearer, plain = (b"authorization", b"Bearer k"), (b"x-api-key", b"k")
+
+    for headers in ((bearer,), (plain,), (bearer, plain)):
+        assert call(*headers).key() == b"k"
 
 
 def test_t01_two_authorization_headers_that_differ_are_refused() -> None:
@@ -105,3 +108,25 @@ def test_forwarded_addresses_keep_their_order_and_others_are_ignored() -> None:
     )
 
     assert forwarded.forwarded_for == [b"1.1.1.1, 2.2.2.2", b"3.3.3.3"]
+
+
+@pytest.mark.parametrize(
+    ("codings", "read"),
+    [
+        ([], None),
+        ([b"chunked"], b"chunked"),
+        ([b"\tChunked "], b"chunked"),
+        ([b"gzip"], b"gzip"),
+        ([b"Xchunked"], b"xchunked"),
+        ([b"gzip, chunked"], b"gzip, chunked"),
+        ([b"gzip", b"chunked"], b"gzip, chunked"),
+        ([b"chunked", b"chunked"], b"chunked, chunked"),
+    ],
+)
+def test_t19_the_end_of_a_body_is_in_doubt_under_any_coding_but_one(
+    codings: list[bytes], read: bytes | None
+) -> None:
+    coded = call(*((b"transfer-encoding", coding) for coding in codings))
+
+    assert coded.transfer_coding == read
+    assert coded.framing_in_doubt is (read not in {None, b"chunked"})
