@@ -144,5 +144,10 @@ def test_a_refused_pepper_is_not_repeated() -> None:
     assert refusal.value.__suppress_context__
 
 
+def test_a_ring_without_peppers_is_none() -> None:
+    with pytest.raises(ValueError, match=r"^at least one pepper is needed$"):
+        PepperRing(())
+
+
 def test_a_ring_does_not_show_its_peppers() -> None:
     assert repr(PepperRing.parse(f"a:{GOOD},b:{GOOD}")) == "PepperRing(a, b)"

@@ -43,6 +43,7 @@ class World:
     def _endpoint(self, template: str, *, prefix: bytes | None = None) -> Endpoint:
         async def tell(visit: Visit) -> None:
             key = visit.call.key()
+            assert (await visit.receive())["type"] == "http.request"
             said = msgspec.json.encode({"key": key.decode(), "path": visit.call.raw_path.decode()})
             await visit.downstream.answer(200, JSON, said)
 
