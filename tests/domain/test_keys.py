@@ -7,7 +7,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.keys import SECRET_CHARS, PepperRing, mint, mint_pepper, parse
@@ -100,6 +100,8 @@ def test_no_repr_shows_the_secret() -> None:
 
 
 @given(st.binary(min_size=32, max_size=200), st.text())
+@example(bytes(64), "a pepper as wide as a block of SHA-256")
+@example(bytes(65), "and a wider one")
 def test_a_digest_is_hmac_sha256(pepper: bytes, text: str) -> None:
     ring = PepperRing((("p", pepper),))
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
-from domain.model_names import canonical
+from domain.model_names import CanonicalName, canonical
 from domain.option_rules import FIELDS, MAX_COUNT, MAX_OUTPUT_TOKENS
-from domain.policies import ModelPolicies
+from domain.policies import MAX_COMPILED_MODELS, ModelPolicies
 from domain.requests import parse_request, rebuild
 from domain.values import OptionPolicies, OptionPolicy, OptionRule, PolicyAction
 from tests.support.counts import count
@@ -280,6 +280,23 @@ def test_the_most_specific_level_wins(values: dict[str, int], order: Any) -> Non
     assert cap_of(policies(by_level), "llama3") == expected
 
 
+@pytest.mark.parametrize(
+    ("wider", "closer"),
+    [
+        ("llam??:8b", "llama*:8b"),
+        ("llama3:8b*", "llama3:8b"),
+        ("llama3:?b", "llama3:8b"),
+    ],
+)
+def test_names_rule_over_globs_and_more_letters_over_fewer(wider: str, closer: str) -> None:
+    rules: dict[str, OptionPolicy] = {
+        f"key {pattern}": {"num_predict": OptionRule(PolicyAction.SET, value=value)}
+        for pattern, value in ((closer, 2), (wider, 1))
+    }
+
+    assert cap_of(policies(rules), "llama3:8b") == 2
+
+
 def test_each_field_is_decided_by_itself() -> None:
     levels = policies(
         {
@@ -309,6 +326,19 @@ def test_a_policy_is_worked_out_once_per_model() -> None:
     assert spellings[1] is not None
 
     assert compiled.of(spellings[0]) is compiled.of(spellings[1])
+
+
+def test_the_policies_of_a_thousand_models_are_kept_at_most() -> None:
+    compiled = ModelPolicies(policies({}), default_output_cap=DEFAULT_CAP)
+    names = [CanonicalName(f"m:{number}", "m", needs_echo=False) for number in range(MAX_COMPILED_MODELS + 1)]
+    first = compiled.of(names[0])
+    for name in names[1:-1]:
+        compiled.of(name)
+    assert compiled.of(names[0]) is first
+
+    compiled.of(names[-1])
+
+    assert compiled.of(names[0]) is not first
 
 
 # -- whatever is asked and whatever is ruled
