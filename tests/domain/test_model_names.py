@@ -105,6 +105,16 @@ def test_every_spelling_of_one_model_has_one_canonical_name(text: str) -> None:
     assert name.display == "llama3:latest"
 
 
+@pytest.mark.parametrize("text", ["llama3", "llama*"])
+def test_a_name_is_read_up_to_its_longest_length(text: str) -> None:
+    longest = text.rjust(MAX_NAME_CHARS)
+
+    assert normal_pattern(longest) == normal_pattern(text) is not None
+    assert normal_pattern(f" {longest}") is None
+    assert (canonical(longest) is None) is ("*" in text)
+    assert canonical(f" {longest}") is None
+
+
 def test_the_port_of_a_host_is_no_tag() -> None:
     name = canonical("http://host:5000/n/m")
 
@@ -206,6 +216,8 @@ def test_the_canonical_name_of_a_canonical_name_is_itself(text: str) -> None:
         ("registry.ollama.ai/*", "ns/m"),
         ("registry.ollama.ai/library/l*", "llama3"),
         ("a*b*c", "axbxxbyc"),
+        ("a*b*c*d", "a1b2c3d"),
+        ("h:1/n/m?", "h:1/n/mx"),
         ("**", "m"),
     ],
 )
@@ -224,6 +236,8 @@ def test_a_pattern_covers(pattern: str, text: str) -> None:
         ("registry.ollama.ai/*", "hf.co/ns/m"),
         ("registry.ollama.ai/library/*", "ns/m"),
         ("lama*", "llama3"),
+        ("l*x*3", "llama3"),
+        ("l*a*x*3", "llama3"),
         ("llama3.2", "llama3x2"),
         ("[a-z]*", "llama3"),
         ("llama3:cloud", "llama3"),
@@ -239,6 +253,7 @@ def test_a_pattern_does_not_cover(pattern: str, text: str) -> None:
 def test_a_pattern_that_can_never_match_has_no_normal_form() -> None:
     assert normal_pattern("llama3:cloud:local") is None
     assert normal_pattern("lla ma*") is None
+    assert normal_pattern("llama*\x1c") is None
     assert normal_pattern("Library/Llama3") == "llama3:latest"
 
 

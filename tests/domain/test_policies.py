@@ -233,6 +233,21 @@ def test_an_allowed_field_travels_as_the_clients_bytes() -> None:
     assert b'"num_ctx":4.0e3' in rebuilt
 
 
+def test_only_what_is_not_sent_counts_as_stripped() -> None:
+    rules = ruled(num_ctx={"action": "allow"}, keep_alive={"action": "allow"})
+    request = parse(
+        "/api/chat", keep_alive="5m", think=True, shift=True, options={"num_ctx": 1, "num_gpu": 1}
+    )
+
+    assert rules.apply(request).stripped == 2
+
+
+def test_a_value_without_a_place_on_a_route_keeps_no_other_one_away() -> None:
+    rules = ruled(keep_alive={"action": "set", "value": "5m"}, think={"action": "set", "value": "low"})
+
+    assert sent(rules, "/v1/chat/completions")["reasoning_effort"] == "low"
+
+
 def test_what_a_policy_decided_shows_no_prompt() -> None:
     request = parse("/api/generate", system="secret words")
 

@@ -16,9 +16,16 @@ def test_a_bare_call_says_nothing() -> None:
     bare = call()
 
     assert (bare.body_length, bare.client_request_id, bare.traceparent) == (None, None, None)
-    assert (bare.content_encoding, bare.forwarded_for) == (b"identity", [])
+    assert (bare.content_encoding, bare.forwarded_for, bare.key_digests) == (b"identity", [], ())
     with pytest.raises(Unauthenticated):
         bare.key()
+
+
+def test_a_call_knows_its_peer_and_whether_its_key_stood_in_the_path() -> None:
+    in_path = Call(method="GET", raw_path=b"/", headers=(), peer=None, started=1.0, path_key=b"k")
+
+    assert (call().peer, call().key_in_path) == ("10.0.0.1", False)
+    assert (in_path.peer, in_path.key_in_path, in_path.key()) == (None, True, b"k")
 
 
 def test_every_call_has_an_id_of_its_own_in_the_order_of_time() -> None:
