@@ -86,6 +86,10 @@ def test_nothing_may_stand_around_a_key(extra: str) -> None:
     assert parse(extra + text) is None
 
 
+def test_text_that_no_bytes_can_hold_is_no_key() -> None:
+    assert parse("\ud800") is None
+
+
 def test_digits_of_other_scripts_are_no_digits() -> None:
     head, public_id, secret, checksum = mint(Role.INFERENCE).reveal().split("_")
 
