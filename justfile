@@ -35,6 +35,10 @@ migrate-check:
 soak *args:
     NNG_SOAK=1 uv run pytest --timeout=3600 {{ args }}
 
+# whether tests notice a change of the code that reads, names and authorises: just mutation 'domain.keep_alive*'
+mutation *args:
+    uv run --group mutation python -m bench.mutation {{ args }}
+
 # what a request costs, compared on this machine; docs/evidence lists the other benchmarks
 bench *args:
     uv run python -m bench {{ args }}

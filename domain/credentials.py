@@ -21,7 +21,7 @@ def presented_key(authorization: list[bytes], x_api_key: list[bytes], path_key: 
     Unauthenticated
         No carrier holds a key, one is malformed, or two hold different keys.
     """
-    found = {_from_authorization(value) for value in authorization} if authorization else set()
+    found = {_from_authorization(value) for value in authorization}
     if x_api_key:
         found.update(value.strip() for value in x_api_key)
     if path_key is not None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import msgspec
 import pytest
 
-from domain.authenticate import authenticate
+from domain.authenticate import authenticate, usable
 from domain.errors import Unauthenticated, Unavailable
 from domain.keys import PepperRing, mint, mint_pepper
 from domain.values import Principal, Role
@@ -174,3 +174,7 @@ async def test_an_unbound_key_never_asks_for_the_address() -> None:
 async def test_a_store_out_of_reach_is_our_trouble_not_the_callers() -> None:
     with pytest.raises(Unavailable):
         await proven(ScriptedKeys(principal(), reachable=False))
+
+
+def test_a_key_is_looked_at_again_as_if_it_came_in_a_header() -> None:
+    assert usable(principal(), role=Role.INFERENCE, now=NOW, client_address=lambda: None)

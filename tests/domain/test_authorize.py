@@ -80,9 +80,11 @@ def test_embedding_asks_backends_of_one_digest_alone() -> None:
         *(backend(name, hosted("m:1", digest=digest)) for name, digest in zip("abc", "121", strict=True))
     )
 
-    _, candidates = authorize("m:1", rights=EVERYTHING, index=listing, embeds=True)
+    _, embedders = authorize("m:1", rights=EVERYTHING, index=listing, embeds=True)
+    _, candidates = authorize("m:1", rights=EVERYTHING, index=listing)
 
-    assert [candidate.backend for candidate in candidates] == ["a", "c"]
+    assert [candidate.backend for candidate in embedders] == ["a", "c"]
+    assert [candidate.backend for candidate in candidates] == ["a", "b", "c"]
 
 
 def test_a_granted_model_that_nobody_hosts_is_forbidden_too() -> None:

@@ -70,6 +70,8 @@ def test_a_key_in_the_path_that_differs_from_the_header_s_is_none(path_key: byte
         ([], [b""]),
         ([], [b"   "]),
         ([b"Basic not base64!"], []),
+        ([b"Basic !" + b64encode(b"u:" + KEY)], []),
+        ([b"Basic " + b64encode(b"u:" + KEY).replace(b"b", b"b\n", 1)], []),
         ([b"Basic " + b64encode(KEY)], []),
         ([b"Basic " + b64encode(b"u:" + KEY)[:-1] + b"\xff"], []),
         ([basic(KEY, b"")], []),
@@ -114,7 +116,10 @@ def test_t01_a_carrier_of_more_than_512_bytes_is_refused(size: int) -> None:
 
 
 def test_t01_512_bytes_are_still_read() -> None:
+    bearer = b"Bearer ".ljust(MAX_CARRIER_BYTES, b"x")
+
     assert presented_key([], [b"x" * MAX_CARRIER_BYTES]) == b"x" * MAX_CARRIER_BYTES
+    assert presented_key([bearer], []) == bearer.removeprefix(b"Bearer ")
 
 
 CARRIED = st.binary(max_size=40) | st.tuples(

@@ -127,7 +127,7 @@ def test_only_what_every_backend_reads_passes(picture: Picture) -> None:
     if picture in PASSING:
         refuse_unfit({picture}, [None])
     else:
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequest, match="image"):
             refuse_unfit({Picture.PNG, picture}, [None])
 
 
@@ -167,6 +167,27 @@ def test_an_image_is_found_in_whatever_case_its_keys_are(path: str, message: dic
     body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": [{"role": "user", **message}]})
 
     assert Picture.WEBP in parse_request(inference_routes()[path], body).prompt.pictures
+
+
+@pytest.mark.parametrize(
+    ("source", "picture"),
+    [
+        ({"type": "base64", "data": png()}, Picture.PNG),
+        ({"type": "url", "url": "https://example.org/x.png"}, Picture.REMOTE),
+        ({"type": "url", "data": png()}, Picture.REMOTE),
+        ({"type": "base64", "data": png(), "Data": png()}, Picture.PNG),
+        ({"type": "base64", "data": png(), "Data": webp()}, Picture.UNKNOWN),
+        ({"type": "base64"}, Picture.UNKNOWN),
+        ({"type": "file", "file_id": "file_1"}, Picture.UNKNOWN),
+    ],
+)
+def test_the_source_of_a_message_s_image_has_to_hold_one_image(
+    source: dict[str, object], picture: Picture
+) -> None:
+    messages = [{"role": "user", "content": [{"type": "image", "source": source}]}]
+    body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": messages})
+
+    assert parse_request(inference_routes()["/v1/messages"], body).prompt.pictures == {picture}
 
 
 def test_a_document_is_no_image() -> None:

@@ -7,7 +7,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.keys import SECRET_CHARS, PepperRing, mint, mint_pepper, parse
@@ -86,6 +86,10 @@ def test_nothing_may_stand_around_a_key(extra: str) -> None:
     assert parse(extra + text) is None
 
 
+def test_text_that_no_bytes_can_hold_is_no_key() -> None:
+    assert parse("\ud800") is None
+
+
 def test_digits_of_other_scripts_are_no_digits() -> None:
     head, public_id, secret, checksum = mint(Role.INFERENCE).reveal().split("_")
 
@@ -100,6 +104,8 @@ def test_no_repr_shows_the_secret() -> None:
 
 
 @given(st.binary(min_size=32, max_size=200), st.text())
+@example(bytes(64), "a pepper as wide as a block of SHA-256")
+@example(bytes(65), "and a wider one")
 def test_a_digest_is_hmac_sha256(pepper: bytes, text: str) -> None:
     ring = PepperRing((("p", pepper),))
 
@@ -124,6 +130,7 @@ GOOD = base64.b64encode(bytes(range(32))).decode()
         ("", "entry 1 of the key pepper must be written id:base64"),
         (GOOD, "entry 1 of the key pepper must be written id:base64"),
         (f"P 1:{GOOD}", "entry 1 of the key pepper needs an id"),
+        (f"a:b:{GOOD}", "entry 1 of the key pepper is not valid base64"),
         (f"a:{GOOD},", "entry 2 of the key pepper must be written id:base64"),
         (f"a:{GOOD},a:{GOOD}", "entry 2 of the key pepper repeats an id"),
         (f"a:{GOOD}!", "entry 1 of the key pepper is not valid base64"),
@@ -141,6 +148,11 @@ def test_a_refused_pepper_is_not_repeated() -> None:
 
     assert GOOD not in str(refusal.value)
     assert refusal.value.__suppress_context__
+
+
+def test_a_ring_without_peppers_is_none() -> None:
+    with pytest.raises(ValueError, match=r"^at least one pepper is needed$"):
+        PepperRing(())
 
 
 def test_a_ring_does_not_show_its_peppers() -> None:

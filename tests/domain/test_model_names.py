@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.model_names import (
+    MAX_NAME_CHARS,
     CanonicalName,
     ModelRights,
     RightsMatcher,
@@ -65,6 +66,7 @@ NO_NAMES = (
     "llama3:local:cloud",
     "llama3:8b-cloud:cloud",
     "llama3:-cloud",
+    "llama3:local\x1c",
     "m" * 81,
     "m:" + "t" * 81,
     "n" * 81 + "/m",
@@ -103,6 +105,23 @@ def test_every_spelling_of_one_model_has_one_canonical_name(text: str) -> None:
     assert name.display == "llama3:latest"
 
 
+@pytest.mark.parametrize("text", ["llama3", "llama*"])
+def test_a_name_is_read_up_to_its_longest_length(text: str) -> None:
+    longest = text.rjust(MAX_NAME_CHARS)
+
+    assert normal_pattern(longest) == normal_pattern(text) is not None
+    assert normal_pattern(f" {longest}") is None
+    assert (canonical(longest) is None) is ("*" in text)
+    assert canonical(f" {longest}") is None
+
+
+def test_the_port_of_a_host_is_no_tag() -> None:
+    name = canonical("http://host:5000/n/m")
+
+    assert name is not None
+    assert name.display == "host:5000/n/m:latest"
+
+
 @pytest.mark.parametrize("text", NO_NAMES)
 def test_what_ollama_takes_for_no_name_is_none(text: str) -> None:
     assert canonical(text) is None
@@ -118,10 +137,24 @@ def test_a_cloud_name_is_a_name_of_its_own(text: str, display: str) -> None:
     assert is_cloud(display)
 
 
-@pytest.mark.parametrize("text", ["llama3", "my-cloud-model", "a-cloud/m", "cloud", "x:cloudy", "x:local"])
+@pytest.mark.parametrize(
+    "text", ["llama3", "my-cloud-model", "a-cloud/m", "cloud", "x:cloudy", "x:local", "h:1/n/m-cloud"]
+)
 def test_only_the_tag_makes_a_name_a_cloud_name(text: str) -> None:
     assert not is_cloud(text)
     assert canonical(text) is not None
+
+
+def test_what_is_longer_than_any_name_is_no_cloud_name() -> None:
+    longest = "x" * (MAX_NAME_CHARS - len(":cloud"))
+
+    assert is_cloud(f"{longest}:cloud")
+    assert not is_cloud(f"{longest}x:cloud")
+
+
+def test_space_that_go_leaves_makes_another_tag() -> None:
+    assert is_cloud("x:cloud\u3000")
+    assert not is_cloud("x:cloud\x1c")
 
 
 @pytest.mark.parametrize("text", EXACT_NAMES)
@@ -183,6 +216,8 @@ def test_the_canonical_name_of_a_canonical_name_is_itself(text: str) -> None:
         ("registry.ollama.ai/*", "ns/m"),
         ("registry.ollama.ai/library/l*", "llama3"),
         ("a*b*c", "axbxxbyc"),
+        ("a*b*c*d", "a1b2c3d"),
+        ("h:1/n/m?", "h:1/n/mx"),
         ("**", "m"),
     ],
 )
@@ -201,6 +236,8 @@ def test_a_pattern_covers(pattern: str, text: str) -> None:
         ("registry.ollama.ai/*", "hf.co/ns/m"),
         ("registry.ollama.ai/library/*", "ns/m"),
         ("lama*", "llama3"),
+        ("l*x*3", "llama3"),
+        ("l*a*x*3", "llama3"),
         ("llama3.2", "llama3x2"),
         ("[a-z]*", "llama3"),
         ("llama3:cloud", "llama3"),
@@ -216,6 +253,7 @@ def test_a_pattern_does_not_cover(pattern: str, text: str) -> None:
 def test_a_pattern_that_can_never_match_has_no_normal_form() -> None:
     assert normal_pattern("llama3:cloud:local") is None
     assert normal_pattern("lla ma*") is None
+    assert normal_pattern("llama*\x1c") is None
     assert normal_pattern("Library/Llama3") == "llama3:latest"
 
 

@@ -9,150 +9,15 @@ from hypothesis import strategies as st
 
 from domain.errors import BadRequest
 from domain.keep_alive import keep_alive_ns
-from domain.model_names import canonical
-from domain.option_rules import FIELDS, MAX_COUNT, MAX_OUTPUT_TOKENS, checked_rule
-from domain.policies import ModelPolicies, Policy
-from domain.requests import ParsedRequest, parse_request, rebuild
-from domain.routes import inference_routes
+from domain.model_names import CanonicalName, canonical
+from domain.option_rules import FIELDS, MAX_COUNT, MAX_OUTPUT_TOKENS
+from domain.policies import MAX_COMPILED_MODELS, ModelPolicies
+from domain.requests import parse_request, rebuild
 from domain.values import OptionPolicies, OptionPolicy, OptionRule, PolicyAction
 from tests.support.counts import count
+from tests.support.requests import DEFAULT_CAP, NATIVE, ROUTES, parse, ruled, sent
 
-ROUTES = inference_routes()
-DEFAULT_CAP = 100
-NATIVE = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
-GENERATING = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions")
-PROMPTS: dict[str, dict[str, object]] = {
-    "/api/generate": {"prompt": "hello"},
-    "/api/chat": {"messages": [{"role": "user", "content": "hello"}]},
-    "/api/embed": {"input": "hello"},
-    "/api/embeddings": {"prompt": "hello"},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
-    "/v1/completions": {"prompt": "hello"},
-    "/v1/embeddings": {"input": "hello"},
-    "/v1/responses": {"input": "hello"},
-    "/v1/messages": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 50},
-}
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
-
-
-def parse(path: str, **fields: object) -> ParsedRequest:
-    return parse_request(ROUTES[path], json.dumps({"model": "m", **PROMPTS[path], **fields}).encode())
-
-
-def policy(**rules: dict[str, Any]) -> Policy:
-    return Policy(
-        {field: checked_rule(field, rule) for field, rule in rules.items()}, default_output_cap=DEFAULT_CAP
-    )
-
-
-def sent(rules: Policy, path: str, **fields: object) -> Any:
-    request = parse(path, **fields)
-    return json.loads(rebuild(request, "m", rules.apply(request)))
-
-
-def sent_cap(rules: Policy, path: str, named: object) -> Any:
-    """Return the cap a backend is told of a request that names this one, in the words of its family."""
-    if path.startswith("/api/"):
-        return sent(rules, path, options={"num_predict": named})["options"]["num_predict"]
-    return sent(rules, path, max_tokens=named)["max_tokens"]
-
-
-# -- the output cap
-
-
-@pytest.mark.parametrize("path", GENERATING)
-@pytest.mark.parametrize("named", [None, 0, -1, -2])
-def test_the_default_cap_stands_in_where_a_client_names_none(path: str, named: object) -> None:
-    assert sent_cap(policy(), path, named) == DEFAULT_CAP
-
-
-@pytest.mark.parametrize("path", GENERATING)
-def test_a_request_without_any_option_is_capped(path: str) -> None:
-    body = sent(policy(), path)
-
-    assert (body["options"]["num_predict"] if path.startswith("/api/") else body["max_tokens"]) == DEFAULT_CAP
-
-
-@pytest.mark.parametrize("path", GENERATING)
-@pytest.mark.parametrize(("named", "forwarded"), [(1, 1), (99, 99), (5000, 5000), (10**9, MAX_OUTPUT_TOKENS)])
-def test_without_a_maximum_the_clients_cap_stands(path: str, named: int, forwarded: int) -> None:
-    assert sent_cap(policy(), path, named) == forwarded
-
-
-@pytest.mark.parametrize("path", GENERATING)
-@pytest.mark.parametrize(
-    ("rule", "named", "forwarded"),
-    [
-        ({"action": "clamp", "max": 50}, None, 50),
-        ({"action": "clamp", "max": 50}, 10, 10),
-        ({"action": "clamp", "max": 50}, 51, 50),
-        ({"action": "clamp", "max": 50}, 10**9, 50),
-        ({"action": "clamp", "max": 50, "value": 20}, None, 20),
-        ({"action": "clamp", "max": 50, "value": 20}, -1, 20),
-        ({"action": "clamp", "max": 50, "value": 20}, 30, 30),
-        ({"action": "clamp", "max": 5000}, None, DEFAULT_CAP),
-        ({"action": "clamp", "value": 200}, None, 200),
-        ({"action": "clamp", "value": 200}, 300, 300),
-        ({"action": "set", "value": 30}, None, 30),
-        ({"action": "set", "value": 30}, 500, 30),
-        ({"action": "strip"}, 500, DEFAULT_CAP),
-        ({"action": "allow"}, 500, 500),
-        ({"action": "allow"}, 0, DEFAULT_CAP),
-        ({"action": "reject"}, None, DEFAULT_CAP),
-        ({"action": "reject"}, -1, DEFAULT_CAP),
-    ],
-)
-def test_a_rule_for_the_output_cap_holds_on_every_route(
-    path: str, rule: dict[str, Any], named: object, forwarded: int
-) -> None:
-    assert sent_cap(policy(num_predict=rule), path, named) == forwarded
-
-
-@pytest.mark.parametrize(
-    ("fields", "forwarded"),
-    [
-        ({"max_completion_tokens": 10}, 10),
-        ({"max_completion_tokens": 99}, 50),
-        ({"max_completion_tokens": 10, "max_tokens": None}, 10),
-        ({"max_completion_tokens": 10, "max_tokens": 20}, 20),
-        ({"max_completion_tokens": 0}, 50),
-    ],
-)
-def test_the_newer_openai_word_is_translated(fields: dict[str, object], forwarded: int) -> None:
-    body = sent(policy(num_predict={"action": "clamp", "max": 50}), "/v1/chat/completions", **fields)
-
-    assert body["max_tokens"] == forwarded
-    assert "max_completion_tokens" not in body
-
-
-@pytest.mark.parametrize(
-    ("options", "forwarded"), [({"num_predict": 0.5}, DEFAULT_CAP), ({"num_predict": 10.9}, 10)]
-)
-def test_a_fraction_of_a_token_is_none(options: object, forwarded: int) -> None:
-    assert sent(policy(), "/api/chat", options=options)["options"]["num_predict"] == forwarded
-
-
-@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings", "/v1/embeddings"])
-def test_embeddings_have_no_output_to_cap(path: str) -> None:
-    rules = policy(num_predict={"action": "clamp", "max": 50})
-    request = parse(path, options={"num_predict": 5}) if path in NATIVE else parse(path)
-
-    assert rules.apply(request).output_cap is None
-    assert not {"options", "max_tokens"} & json.loads(rebuild(request, "m", rules.apply(request))).keys()
-
-
-@pytest.mark.parametrize(
-    ("path", "fields", "name"),
-    [
-        ("/api/chat", {"options": {"num_predict": 5}}, "num_predict"),
-        ("/v1/completions", {"max_tokens": 5}, "max_tokens"),
-    ],
-)
-def test_a_rejected_output_cap_is_named_in_the_clients_words(
-    path: str, fields: dict[str, object], name: str
-) -> None:
-    with pytest.raises(BadRequest, match=f"'{name}'"):
-        policy(num_predict={"action": "reject"}).apply(parse(path, **fields))
 
 
 # -- safe defaults
@@ -161,14 +26,14 @@ def test_a_rejected_output_cap_is_named_in_the_clients_words(
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize("keep_alive", [-1, 0, "24h", 99_999, "5m", None])
 def test_by_default_nobody_says_how_long_a_model_stays(path: str, keep_alive: object) -> None:
-    assert "keep_alive" not in sent(policy(), path, keep_alive=keep_alive)
+    assert "keep_alive" not in sent(ruled(), path, keep_alive=keep_alive)
 
 
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize("option", LOAD_OPTIONS)
 def test_by_default_nobody_says_how_a_model_is_loaded(path: str, option: str) -> None:
     request = parse(path, options={option: 1, "temperature": 0.5})
-    policed = policy().apply(request)
+    policed = ruled().apply(request)
 
     assert option not in json.loads(rebuild(request, "m", policed))["options"]
     assert policed.stripped == 1
@@ -176,14 +41,14 @@ def test_by_default_nobody_says_how_a_model_is_loaded(path: str, option: str) ->
 
 @pytest.mark.parametrize(("field", "value"), [("shift", False), ("template", "{{ .System }}")])
 def test_by_default_shift_and_template_are_the_operators(field: str, value: object) -> None:
-    assert field not in sent(policy(), "/api/generate", **{field: value})
+    assert field not in sent(ruled(), "/api/generate", **{field: value})
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("raw", True), ("system", "be brief"), ("context", [1, 2]), ("think", False)]
 )
 def test_by_default_the_rest_is_the_clients(field: str, value: object) -> None:
-    assert sent(policy(), "/api/generate", **{field: value})[field] == value
+    assert sent(ruled(), "/api/generate", **{field: value})[field] == value
 
 
 def test_an_unload_is_only_forwarded_where_keep_alive_is_allowed() -> None:
@@ -194,8 +59,8 @@ def test_an_unload_is_only_forwarded_where_keep_alive_is_allowed() -> None:
         "set": {"action": "set", "value": -1},
     }
 
-    assert not policy().forwards_unload
-    assert [name for name, rule in rules.items() if policy(keep_alive=rule).forwards_unload] == ["allow"]
+    assert not ruled().forwards_unload
+    assert [name for name, rule in rules.items() if ruled(keep_alive=rule).forwards_unload] == ["allow"]
 
 
 # -- rules
@@ -219,7 +84,7 @@ def test_an_unload_is_only_forwarded_where_keep_alive_is_allowed() -> None:
     ],
 )
 def test_a_rejected_field_is_named(path: str, fields: dict[str, object], name: str) -> None:
-    rules = policy(**{field: {"action": "reject"} for field in FIELDS})
+    rules = ruled(**{field: {"action": "reject"} for field in FIELDS})
 
     with pytest.raises(BadRequest, match=f"'{name}'"):
         rules.apply(parse(path, **fields))
@@ -235,7 +100,7 @@ def test_a_rejected_field_is_named(path: str, fields: dict[str, object], name: s
     ],
 )
 def test_a_field_that_says_nothing_is_not_rejected(path: str, fields: dict[str, object]) -> None:
-    rules = policy(**{field: {"action": "reject"} for field in FIELDS})
+    rules = ruled(**{field: {"action": "reject"} for field in FIELDS})
 
     assert rules.apply(parse(path, **fields)).stripped == 0
 
@@ -255,13 +120,29 @@ def test_a_field_that_says_nothing_is_not_rejected(path: str, fields: dict[str, 
     ],
 )
 def test_a_clamped_number_stays_within_bounds(named: object, forwarded: int) -> None:
-    rules = policy(num_ctx={"action": "clamp", "min": 2048, "max": 8192, "value": 4096})
+    rules = ruled(num_ctx={"action": "clamp", "min": 2048, "max": 8192, "value": 4096})
 
     assert sent(rules, "/api/chat", options={"num_ctx": named})["options"]["num_ctx"] == forwarded
 
 
+@pytest.mark.parametrize(
+    ("bound", "named", "forwarded"),
+    [
+        ({"max": 20}, 10, 10),
+        ({"max": 20}, 30, 20),
+        ({"min": 20}, 30, 30),
+        ({"min": 20}, 10, 20),
+        ({"min": 20}, 1e300, MAX_COUNT),
+    ],
+)
+def test_a_number_may_be_clamped_on_one_side(bound: dict[str, int], named: float, forwarded: int) -> None:
+    rules = ruled(num_gpu={"action": "clamp", **bound})
+
+    assert sent(rules, "/api/chat", options={"num_gpu": named})["options"]["num_gpu"] == forwarded
+
+
 def test_a_clamp_is_not_dodged_by_leaving_the_number_to_ollama() -> None:
-    rules = policy(num_gpu={"action": "clamp", "max": 20})
+    rules = ruled(num_gpu={"action": "clamp", "max": 20})
 
     assert "num_gpu" not in sent(rules, "/api/chat", options={"num_gpu": -1})["options"]
 
@@ -269,7 +150,7 @@ def test_a_clamp_is_not_dodged_by_leaving_the_number_to_ollama() -> None:
 @pytest.mark.parametrize("value", ["4096", True, [], {}])
 def test_a_clamped_number_of_another_type_is_refused(value: object) -> None:
     with pytest.raises(BadRequest, match="num_ctx"):
-        policy(num_ctx={"action": "clamp", "max": 8192}).apply(parse("/api/chat", options={"num_ctx": value}))
+        ruled(num_ctx={"action": "clamp", "max": 8192}).apply(parse("/api/chat", options={"num_ctx": value}))
 
 
 @pytest.mark.parametrize(
@@ -279,21 +160,23 @@ def test_a_clamped_number_of_another_type_is_refused(value: object) -> None:
         (0, 300),
         ("1s", 300),
         (300, 300),
+        ("5m", "5m"),
         ("20m", "20m"),
+        ("60m", "60m"),
         ("24h", "1h"),
         (-1, "1h"),
         (1e300, "1h"),
     ],
 )
 def test_a_clamped_duration_neither_unloads_nor_pins(named: object, forwarded: object) -> None:
-    rules = policy(keep_alive={"action": "clamp", "min": 300, "max": "1h", "value": "10m"})
+    rules = ruled(keep_alive={"action": "clamp", "min": 300, "max": "1h", "value": "10m"})
 
     assert sent(rules, "/api/chat", keep_alive=named)["keep_alive"] == forwarded
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 def test_openai_routes_never_carry_ollamas_own_fields(path: str) -> None:
-    rules = policy(
+    rules = ruled(
         keep_alive={"action": "set", "value": "5m"},
         num_ctx={"action": "set", "value": 8192},
         system={"action": "set", "value": "x"},
@@ -304,14 +187,14 @@ def test_openai_routes_never_carry_ollamas_own_fields(path: str) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"options": {"num_ctx": 1, "seed": 7}}, {"options": {"seed": 7}}])
 def test_a_set_value_takes_the_clients_place_and_every_clients(asked: dict[str, object]) -> None:
-    body = sent(policy(num_ctx={"action": "set", "value": 8192}), "/api/chat", **asked)
+    body = sent(ruled(num_ctx={"action": "set", "value": 8192}), "/api/chat", **asked)
 
     assert body["options"]["num_ctx"] == 8192
     assert ("seed" in body["options"]) is bool(asked and "seed" in str(asked))
 
 
 def test_a_set_text_goes_only_where_ollama_reads_it() -> None:
-    rules = policy(system={"action": "set", "value": "be kind"})
+    rules = ruled(system={"action": "set", "value": "be kind"})
 
     assert sent(rules, "/api/generate", system="be rude")["system"] == "be kind"
     assert "system" not in sent(rules, "/api/chat")
@@ -322,7 +205,7 @@ def test_a_set_text_goes_only_where_ollama_reads_it() -> None:
     [(True, True, None), (False, False, "none"), ("low", "low", "low"), ("max", "max", "high")],
 )
 def test_thinking_is_set_in_the_words_of_each_family(value: object, native: object, openai: object) -> None:
-    rules = policy(think={"action": "set", "value": value})
+    rules = ruled(think={"action": "set", "value": value})
     body = sent(rules, "/v1/chat/completions", reasoning_effort="medium", reasoning={"effort": "medium"})
 
     assert sent(rules, "/api/chat", think="medium")["think"] == native
@@ -331,7 +214,7 @@ def test_thinking_is_set_in_the_words_of_each_family(value: object, native: obje
 
 
 def test_stripped_thinking_is_stripped_in_both_families() -> None:
-    rules = policy(think={"action": "strip"})
+    rules = ruled(think={"action": "strip"})
 
     assert "think" not in sent(rules, "/api/chat", think=True)
     assert (
@@ -341,7 +224,7 @@ def test_stripped_thinking_is_stripped_in_both_families() -> None:
 
 
 def test_an_allowed_field_travels_as_the_clients_bytes() -> None:
-    rules = policy(num_ctx={"action": "allow"}, keep_alive={"action": "allow"})
+    rules = ruled(num_ctx={"action": "allow"}, keep_alive={"action": "allow"})
     body = b'{"model":"m","input":"x","keep_alive": 1.50,"options":{"num_ctx": 4.0e3}}'
     request = parse_request(ROUTES["/api/embed"], body)
 
@@ -350,10 +233,25 @@ def test_an_allowed_field_travels_as_the_clients_bytes() -> None:
     assert b'"num_ctx":4.0e3' in rebuilt
 
 
+def test_only_what_is_not_sent_counts_as_stripped() -> None:
+    rules = ruled(num_ctx={"action": "allow"}, keep_alive={"action": "allow"})
+    request = parse(
+        "/api/chat", keep_alive="5m", think=True, shift=True, options={"num_ctx": 1, "num_gpu": 1}
+    )
+
+    assert rules.apply(request).stripped == 2
+
+
+def test_a_value_without_a_place_on_a_route_keeps_no_other_one_away() -> None:
+    rules = ruled(keep_alive={"action": "set", "value": "5m"}, think={"action": "set", "value": "low"})
+
+    assert sent(rules, "/v1/chat/completions")["reasoning_effort"] == "low"
+
+
 def test_what_a_policy_decided_shows_no_prompt() -> None:
     request = parse("/api/generate", system="secret words")
 
-    assert "secret" not in repr(request) + repr(request.asked) + repr(policy().apply(request))
+    assert "secret" not in repr(request) + repr(request.asked) + repr(ruled().apply(request))
 
 
 # -- levels
@@ -397,6 +295,23 @@ def test_the_most_specific_level_wins(values: dict[str, int], order: Any) -> Non
     assert cap_of(policies(by_level), "llama3") == expected
 
 
+@pytest.mark.parametrize(
+    ("wider", "closer"),
+    [
+        ("llam??:8b", "llama*:8b"),
+        ("llama3:8b*", "llama3:8b"),
+        ("llama3:?b", "llama3:8b"),
+    ],
+)
+def test_names_rule_over_globs_and_more_letters_over_fewer(wider: str, closer: str) -> None:
+    rules: dict[str, OptionPolicy] = {
+        f"key {pattern}": {"num_predict": OptionRule(PolicyAction.SET, value=value)}
+        for pattern, value in ((closer, 2), (wider, 1))
+    }
+
+    assert cap_of(policies(rules), "llama3:8b") == 2
+
+
 def test_each_field_is_decided_by_itself() -> None:
     levels = policies(
         {
@@ -428,6 +343,19 @@ def test_a_policy_is_worked_out_once_per_model() -> None:
     assert compiled.of(spellings[0]) is compiled.of(spellings[1])
 
 
+def test_the_policies_of_a_thousand_models_are_kept_at_most() -> None:
+    compiled = ModelPolicies(policies({}), default_output_cap=DEFAULT_CAP)
+    names = [CanonicalName(f"m:{number}", "m", needs_echo=False) for number in range(MAX_COMPILED_MODELS + 1)]
+    first = compiled.of(names[0])
+    for name in names[1:-1]:
+        compiled.of(name)
+    assert compiled.of(names[0]) is first
+
+    compiled.of(names[-1])
+
+    assert compiled.of(names[0]) is not first
+
+
 # -- whatever is asked and whatever is ruled
 
 bounds = st.tuples(st.integers(1, MAX_COUNT), st.integers(1, MAX_COUNT)).map(sorted)
@@ -438,7 +366,7 @@ numbers = st.none() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False
 @settings(max_examples=count(300, 50_000))
 def test_a_clamped_number_that_is_sent_lies_within_bounds(within: list[int], named: object) -> None:
     low, high = within
-    rules = policy(num_ctx={"action": "clamp", "min": low, "max": high})
+    rules = ruled(num_ctx={"action": "clamp", "min": low, "max": high})
     options = sent(rules, "/api/generate", options={"num_ctx": named})["options"]
 
     assert low <= options.get("num_ctx", low) <= high
@@ -448,25 +376,7 @@ def test_a_clamped_number_that_is_sent_lies_within_bounds(within: list[int], nam
 @settings(max_examples=count(300, 50_000))
 def test_a_clamped_duration_that_is_sent_lies_within_bounds(within: list[int], named: object) -> None:
     low, high = within
-    rules = policy(keep_alive={"action": "clamp", "min": f"{low}ms", "max": f"{high}ms"})
+    rules = ruled(keep_alive={"action": "clamp", "min": f"{low}ms", "max": f"{high}ms"})
     forwarded = keep_alive_ns(sent(rules, "/api/generate", keep_alive=named).get("keep_alive"))
 
     assert forwarded is None or low * 1_000_000 <= forwarded <= high * 1_000_000
-
-
-@given(
-    st.integers(1, MAX_OUTPUT_TOKENS),
-    st.none() | st.integers(1, MAX_OUTPUT_TOKENS),
-    numbers,
-    st.sampled_from(("/api/generate", "/api/chat")),
-)
-@settings(max_examples=count(300, 50_000))
-def test_the_cap_that_is_sent_is_positive_and_at_most_the_maximum(
-    highest: int, value: int | None, named: object, path: str
-) -> None:
-    default = {} if value is None else {"value": min(value, highest)}
-    cap = sent_cap(policy(num_predict={"action": "clamp", "max": highest, **default}), path, named)
-
-    assert 1 <= cap <= highest
-    if isinstance(named, int) and named > 0:
-        assert cap == min(named, highest)

@@ -35,6 +35,18 @@ def test_silent_backends_come_last_and_stale_ones_keep_their_place() -> None:
     assert names(found.candidates("m:1")) == ["b", "d", "a", "c"]
 
 
+def test_each_candidate_knows_what_its_backend_said_of_itself() -> None:
+    found = index(backend("a", MODEL, version="0.1.0"), backend("b", MODEL, version=None))
+
+    assert [candidate.version for candidate in found.candidates("m:1")] == ["0.1.0", None]
+
+
+def test_an_index_keeps_the_table_it_was_made_of() -> None:
+    snapshot = table(backend("a", MODEL), version=7)
+
+    assert ModelIndex(snapshot, {}).table is snapshot
+
+
 def test_each_candidate_knows_its_own_digest_of_the_model() -> None:
     found = index(backend("a", hosted("m:1", digest="11")), backend("b", hosted("m:1", digest="22")))
 
@@ -45,6 +57,7 @@ def test_each_candidate_knows_its_own_digest_of_the_model() -> None:
     ("known", "bound"),
     [
         ([8192], 8192),
+        ([1], 1),
         ([8192, 32_768], 32_768),
         ([8192, None], None),
         ([None], None),

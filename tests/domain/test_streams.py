@@ -1,3 +1,5 @@
+"""Streams of native records and of OpenAI's events."""
+
 import itertools
 import json
 
@@ -5,84 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.model_names import canonical
-from domain.requests import parse_request
-from domain.routes import inference_routes
-from domain.stream_reader import MAX_HELD_BYTES, MAX_RECORD_BYTES, StreamReader
-from domain.streams import stream_reader
 from domain.usage import MeasuredUsage
 from tests.support.counts import count
+from tests.support.streams import (
+    CONTENT,
+    DONE,
+    FINISH,
+    NATIVE,
+    OPENAI,
+    ZEROS,
+    chunk,
+    last_line,
+    line,
+    native,
+    ndjson,
+    openai,
+    reader,
+    sse,
+    usage_chunk,
+)
 
 pytestmark = pytest.mark.parser
-
-ROUTES = inference_routes()
-
-
-def ndjson(*objects: object) -> bytes:
-    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in objects)
-
-
-def sse(*objects: object) -> bytes:
-    return b"".join(b"data: " + json.dumps(one, separators=(",", ":")).encode() + b"\n\n" for one in objects)
-
-
-def line(text: str, *, model: str = "llama3:latest", **more: object) -> dict[str, object]:
-    return {"model": model, "created_at": "2026-01-01T00:00:00Z", "response": text, "done": False, **more}
-
-
-def last_line(**more: object) -> dict[str, object]:
-    return {**line(""), "done": True, "done_reason": "stop", **more}
-
-
-COUNTS = {
-    "total_duration": 90,
-    "load_duration": 20,
-    "prompt_eval_count": 7,
-    "prompt_eval_duration": 30,
-    "eval_count": 3,
-    "eval_duration": 15,
-}
-NATIVE = ndjson(line("a"), line("b"), line("c"), last_line(**COUNTS))
-USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-DONE = b"data: [DONE]\n\n"
-
-
-def chunk(text: str, finish: str | None = None, **more: object) -> dict[str, object]:
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "model": "llama3:latest",
-        "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": finish}],
-        **more,
-    }
-
-
-def usage_chunk(**more: object) -> dict[str, object]:
-    return {"id": "chatcmpl-1", "model": "llama3:latest", "choices": [], "usage": USAGE, **more}
-
-
-CONTENT = sse(chunk("a"), chunk("b"), chunk("c"))
-FINISH = sse(chunk("", "stop"))
-OPENAI = CONTENT + FINISH + sse(usage_chunk()) + DONE
-
-
-def native(model: str = "llama3") -> StreamReader:
-    return reader("/api/generate", model)
-
-
-def reader(path: str, model: str = "llama3", **fields: object) -> StreamReader:
-    prompt = {"messages": [{"content": "x"}]} if "chat" in path else {"prompt": "x"}
-    request = parse_request(
-        ROUTES[path], json.dumps({"model": model, "stream": True, **prompt, **fields}).encode()
-    )
-    name = canonical(model)
-    assert name is not None
-    return stream_reader(ROUTES[path], request, name)
-
-
-def openai(model: str = "llama3", *, wants_usage: bool = False) -> StreamReader:
-    return reader("/v1/chat/completions", model, stream_options={"include_usage": wants_usage})
 
 
 def test_a_native_stream_passes_unchanged_and_is_measured() -> None:
@@ -312,71 +257,6 @@ def test_a_last_record_cut_in_the_middle_is_kept_back() -> None:
     assert (stream.finished, stream.failed) == (False, True)
 
 
-@pytest.mark.parametrize("piece_bytes", [1_000_000_000, 65_536, 1_000])
-def test_a_final_line_of_two_megabytes_passes_byte_for_byte(piece_bytes: int) -> None:
-    body = ndjson(line("a"), last_line(**COUNTS, context=list(range(320_000))))
-    stream = native()
-
-    pieces = [stream.feed(body[start : start + piece_bytes]) for start in range(0, len(body), piece_bytes)]
-
-    assert len(body) > 2_000_000
-    assert b"".join(pieces) == body
-    assert (stream.finished, stream.overlong) == (True, False)
-    assert stream.usage is not None
-
-
-def test_an_overlong_record_flows_before_it_ends() -> None:
-    stream = native()
-    head = b'{"model":"llama3:latest","response":"' + b"x" * MAX_HELD_BYTES
-
-    assert stream.feed(head[:1_000]) == b""
-    assert stream.feed(head[1_000:]) == head
-    assert stream.feed(b"yy") == b"yy"
-    assert stream.feed(b'","done":false}\n') == b'","done":false}\n'
-    assert (stream.overlong, stream.tokens) == (False, MAX_HELD_BYTES // 4)
-
-
-def test_an_overlong_record_carries_the_clients_spelling() -> None:
-    body = ndjson(last_line(context=list(range(300_000))))
-    stream = native("LLAMA3")
-
-    pieces = [stream.feed(body[start : start + 65_536]) for start in range(0, len(body), 65_536)]
-
-    assert b"".join(pieces) == body.replace(b"llama3:latest", b"LLAMA3")
-
-
-def test_an_echo_touches_only_the_beginning_of_an_overlong_record() -> None:
-    stream = native("LLAMA3")
-    stream.feed(b'{"model":"llama3:latest","response":"' + b"x" * MAX_HELD_BYTES)
-    rest = b'","tool":{"model":"llama3:latest"},"done":false}\n'
-
-    assert stream.feed(rest[:-2]) + stream.feed(rest[-2:]) == rest
-
-
-def test_an_overlong_record_that_may_be_an_error_is_held() -> None:
-    stream = native()
-
-    assert stream.feed(b'{"error":"' + b"x" * MAX_HELD_BYTES) == b""
-    assert stream.feed(b'"}\n') == b""
-    assert stream.failure == "error_record"
-
-
-def test_an_overlong_record_that_turns_out_malformed_leaves_the_client_inside_it() -> None:
-    stream = native()
-    stream.feed(b'{"response":"' + b"x" * MAX_HELD_BYTES)
-
-    assert stream.feed(b"}\n") == b""
-    assert (stream.failed, stream.overlong) == (True, True)
-
-
-def test_an_endless_record_fails_at_a_bound() -> None:
-    stream = native()
-    released = sum(len(stream.feed(b"x" * 65_536)) for _ in range(MAX_RECORD_BYTES // 65_536 + 1))
-
-    assert (stream.failed, stream.failure) == (True, "oversize")
-    assert released <= MAX_RECORD_BYTES
-
-
 def test_an_exotic_spelling_is_echoed_in_every_record() -> None:
     expected = NATIVE.replace(b"llama3:latest", b"registry.ollama.ai/library/Llama3")
 
@@ -430,89 +310,3 @@ def test_random_bytes_never_raise_and_never_finish(pieces: list[bytes]) -> None:
             stream.feed(piece)
         stream.end()
         assert not stream.finished
-
-
-# -- records of more than one token
-
-
-ARGUMENTS: dict[str, object] = {"city": "Ulm", "days": [1, 2, 3], "note": "x" * 400}
-CALL_TOKENS = len(json.dumps(ARGUMENTS, separators=(",", ":"))) // 4
-
-
-def native_call(arguments: dict[str, object]) -> dict[str, object]:
-    called = [{"function": {"index": 0, "name": "weather", "arguments": arguments}}]
-    message = {"role": "assistant", "content": "", "tool_calls": called}
-    return {"model": "llama3:latest", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": False}
-
-
-def openai_call(arguments: dict[str, object], finish: str | None = None) -> dict[str, object]:
-    function = {"name": "weather", "arguments": json.dumps(arguments, separators=(",", ":"))}
-    called = [{"id": "call_1", "index": 0, "type": "function", "function": function}]
-    delta = {"role": "assistant", "content": "", "tool_calls": called}
-    return chunk("") | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-
-
-@pytest.mark.parametrize("words", [0, 3])
-def test_a_call_counts_what_its_arguments_come_to(words: int) -> None:
-    for stream, said in (
-        (native(), ndjson(*[line("a")] * words, native_call(ARGUMENTS))),
-        (openai(), sse(*[chunk("a")] * words, openai_call(ARGUMENTS))),
-        (openai(), sse(*[chunk("a")] * words, openai_call(ARGUMENTS, "tool_calls"))),
-    ):
-        stream.feed(said)
-
-        assert stream.tokens == words + CALL_TOKENS
-
-
-def test_short_calls_count_by_their_arguments_too() -> None:
-    arguments: dict[str, object] = {"city": "Ulm, Donau"}  # 21 bytes
-    for stream, said in (
-        (native(), ndjson(line("a"), native_call(arguments), native_call({}))),
-        (openai(), sse(chunk("a"), openai_call(arguments), openai_call({}))),
-    ):
-        stream.feed(said)
-
-        assert stream.tokens == 1 + 5 + 1
-
-
-@pytest.mark.parametrize("field", ["response", "thinking"])
-def test_text_that_no_token_holds_counts_by_its_bytes(field: str) -> None:
-    for text, tokens in (("x" * 128, 1), ("x" * 129, 32), ("你好" * 200, 300)):
-        for stream, said in (
-            (native(), ndjson(line("a"), line("") | {field: text})),
-            (openai(), sse(chunk("a"), chunk(text))),
-        ):
-            stream.feed(said)
-
-            assert stream.tokens == 1 + tokens
-
-
-def test_a_token_is_one_whatever_stands_round_it() -> None:
-    logprobs = [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "b", "logprob": -1.5}] * 20}]
-    texts = ["", "a", " " * 128, "é", '\\"\n' * 9, "<&>" * 20, "你好" * 9]
-    for stream, said in (
-        (native(), ndjson(*map(line, texts), *(line(text, logprobs=logprobs) for text in texts))),
-        (openai(), sse(*map(chunk, texts), *(chunk(text, logprobs=logprobs) for text in texts))),
-    ):
-        stream.feed(said)
-
-        assert stream.tokens == 2 * len(texts)
-
-
-def test_log_probabilities_hide_no_call() -> None:
-    logprobs = [{"token": "a", "top_logprobs": [{"token": "b", "logprob": -1.5}] * 20}]
-    for stream, said in (
-        (native(), ndjson(line("a", logprobs=logprobs), native_call(ARGUMENTS))),
-        (openai(), sse(chunk("a", logprobs=logprobs), openai_call(ARGUMENTS))),
-    ):
-        stream.feed(said)
-
-        assert stream.tokens == 1 + CALL_TOKENS
-
-
-@pytest.mark.parametrize("odd", [{"message": 5}, {"message": {"tool_calls": {}}}, {"response": [1]}])
-def test_a_record_whose_content_is_odd_counts_one(odd: dict[str, object]) -> None:
-    stream = native()
-    stream.feed(ndjson(line("a") | odd))
-
-    assert (stream.failed, stream.tokens) == (False, 1)

@@ -12,10 +12,14 @@ import pytest
 
 PARSERS: Final = "generated inputs to parsers"
 _PROPERTY: Final = "cases"
+FEW: Final = 20
+"""Where every change of the code is tested, one after the other, a test is repeated at most so often."""
 
 
 def count(suite: int, soak: int) -> int:
-    """Return `suite`, or `soak` where the environment says NNG_SOAK=1."""
+    """Return `suite`; `soak` where the environment says NNG_SOAK=1, few where it says NNG_MUTATION=1."""
+    if os.environ.get("NNG_MUTATION") == "1":
+        return min(suite, FEW)
     return soak if os.environ.get("NNG_SOAK") == "1" else suite
 
 

@@ -16,9 +16,16 @@ def test_a_bare_call_says_nothing() -> None:
     bare = call()
 
     assert (bare.body_length, bare.client_request_id, bare.traceparent) == (None, None, None)
-    assert (bare.content_encoding, bare.forwarded_for) == (b"identity", [])
+    assert (bare.content_encoding, bare.forwarded_for, bare.key_digests) == (b"identity", [], ())
     with pytest.raises(Unauthenticated):
         bare.key()
+
+
+def test_a_call_knows_its_peer_and_whether_its_key_stood_in_the_path() -> None:
+    in_path = Call(method="GET", raw_path=b"/", headers=(), peer=None, started=1.0, path_key=b"k")
+
+    assert (call().peer, call().key_in_path) == ("10.0.0.1", False)
+    assert (in_path.peer, in_path.key_in_path, in_path.key()) == (None, True, b"k")
 
 
 def test_every_call_has_an_id_of_its_own_in_the_order_of_time() -> None:
@@ -29,8 +36,11 @@ def test_every_call_has_an_id_of_its_own_in_the_order_of_time() -> None:
     assert {found.version for found in ids} == {7}
 
 
-def test_the_key_is_found_in_all_of_its_headers() -> None:
-    assert call((b"authorization", b"Bearer k"), (b"x-api-key", b"k")).key() == b"k"
+def test_the_key_is_found_in_any_of_its_headers_and_in_all_of_them() -> None:
+    bearer, plain = (b"authorization", b"Bearer k"), (b"x-api-key", b"k")
+
+    for headers in ((bearer,), (plain,), (bearer, plain)):
+        assert call(*headers).key() == b"k"
 
 
 def test_t01_two_authorization_headers_that_differ_are_refused() -> None:
@@ -105,3 +115,25 @@ def test_forwarded_addresses_keep_their_order_and_others_are_ignored() -> None:
     )
 
     assert forwarded.forwarded_for == [b"1.1.1.1, 2.2.2.2", b"3.3.3.3"]
+
+
+@pytest.mark.parametrize(
+    ("codings", "read"),
+    [
+        ([], None),
+        ([b"chunked"], b"chunked"),
+        ([b"\tChunked "], b"chunked"),
+        ([b"gzip"], b"gzip"),
+        ([b"Xchunked"], b"xchunked"),
+        ([b"gzip, chunked"], b"gzip, chunked"),
+        ([b"gzip", b"chunked"], b"gzip, chunked"),
+        ([b"chunked", b"chunked"], b"chunked, chunked"),
+    ],
+)
+def test_t19_the_end_of_a_body_is_in_doubt_under_any_coding_but_one(
+    codings: list[bytes], read: bytes | None
+) -> None:
+    coded = call(*((b"transfer-encoding", coding) for coding in codings))
+
+    assert coded.transfer_coding == read
+    assert coded.framing_in_doubt is (read not in {None, b"chunked"})

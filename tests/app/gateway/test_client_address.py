@@ -7,8 +7,14 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from app.gateway.client_address import KEEP_LAST_GOOD_S, RESOLVE_EVERY_S, TrustedProxies
+from app.gateway.client_address import (
+    KEEP_LAST_GOOD_S,
+    RESOLVE_EVERY_S,
+    RESOLVE_TIMEOUT_S,
+    TrustedProxies,
+)
 from tests.support.clock import Clock
 from tests.support.counts import count
 from tests.support.waiting import until
@@ -65,6 +71,10 @@ def test_t14_the_rightmost_hop_that_is_no_proxy_counts(
     peer: str | None, forwarded_for: list[bytes], address: str | None
 ) -> None:
     assert client(PROXIES, peer, *forwarded_for) == address
+
+
+def test_t14_a_network_may_be_written_with_one_of_its_addresses() -> None:
+    assert client(["10.1.2.3/8"], "10.0.0.1", b"1.1.1.1") == "1.1.1.1"
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "10.0.0.1", "::1"])
@@ -133,6 +143,29 @@ async def test_t14_a_name_that_no_longer_resolves_is_believed_for_five_minutes_a
     assert world.clock.at - resolved_at <= KEEP_LAST_GOOD_S
 
 
+@pytest.mark.parametrize(("beyond_s", "trusted"), [(0.0, True), (0.5, False)])
+async def test_t14_the_addresses_of_a_name_are_never_too_old_before_the_next_look_has_ended(
+    beyond_s: float, *, trusted: bool
+) -> None:
+    world = World("proxy", proxy=["172.20.0.5"])
+    await world.proxies.resolve()
+    world.names.addresses.clear()
+    world.clock.at += KEEP_LAST_GOOD_S - RESOLVE_EVERY_S - RESOLVE_TIMEOUT_S + beyond_s
+
+    await world.proxies.resolve()
+
+    assert world.trusts("172.20.0.5") == [trusted]
+
+
+async def test_a_name_that_does_not_resolve_is_in_the_log_of_whoever_looks_for_it() -> None:
+    with capture_logs() as logs:
+        await World("gone").proxies.resolve()
+
+    assert logs == [
+        {"event": "trusted_proxy_unresolved", "log_level": "debug", "name": "gone", "error": "OSError"}
+    ]
+
+
 async def test_t14_one_name_that_fails_costs_another_nothing() -> None:
     world = World("gone", "proxy", "also.gone", proxy=["172.20.0.5"])
 
@@ -165,8 +198,10 @@ async def test_names_are_followed_and_addresses_need_no_following() -> None:
 
     await until(lambda: world.trusts("172.20.0.5") == [True], within_s=5)
 
+    assert not following.done()
     following.cancel()
     await asyncio.wait([following])
+    assert following.cancelled()
 
 
 HOPS = (

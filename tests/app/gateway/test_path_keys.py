@@ -28,8 +28,8 @@ class World:
         self.passed: list[bytes] = []
 
         async def inner(scope: Scope, receive: Receive, send: Send) -> None:
-            del receive
             self.passed.append(scope["raw_path"])
+            assert (await receive())["type"] == "http.request"
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -43,6 +43,7 @@ class World:
     def _endpoint(self, template: str, *, prefix: bytes | None = None) -> Endpoint:
         async def tell(visit: Visit) -> None:
             key = visit.call.key()
+            assert (await visit.receive())["type"] == "http.request"
             said = msgspec.json.encode({"key": key.decode(), "path": visit.call.raw_path.decode()})
             await visit.downstream.answer(200, JSON, said)
 
@@ -91,6 +92,14 @@ async def test_what_follows_the_key_has_one_spelling_and_is_the_tenant_surface(p
     assert (answer.status, world.passed) == (404, [])
     assert KEY not in answer.body.decode()
     assert "canary" not in world.remembered()
+
+
+async def test_an_unknown_path_is_refused_in_the_shape_of_what_follows_the_key() -> None:
+    world = World()
+    native, openai = [await world.ask(f"/k/{KEY}{path}") for path in ("/api/nothing", "/v1/nothing")]
+
+    assert isinstance(native.json()["error"], str)
+    assert openai.json()["error"]["type"] == "not_found_error"
 
 
 @pytest.mark.parametrize(
