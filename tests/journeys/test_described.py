@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from typing import Any, Final
 
-import msgspec
 import pytest
 import requests
 import schemathesis
@@ -21,6 +20,7 @@ from schemathesis.specs.openapi import checks
 
 from app.openapi import document
 from tests.support.counts import chosen_seed, count, tell_cases
+from tests.support.described import EVENTS, LINES, readable
 from tests.support.fleet import COMMON, EMBEDDER, LONER, THINKER
 from tests.support.gateway import Gateway, Key
 
@@ -31,35 +31,19 @@ CHECKS: Final[list[CheckFunction]] = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-LINES: Final = "application/x-ndjson"
-EVENTS: Final = "text/event-stream"
 MODELS: Final = (COMMON, LONER, THINKER, EMBEDDER, "absent:1b")
 SLOW: Final = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 """Schemathesis is choosy about what it draws, and each case is a request."""
 
 
 def tenant_routes() -> BaseSchema:
-    """Return the document without the admin API, and what a stream consists of put as schemathesis reads it."""
+    """Return the document without the admin API."""
     whole = document()
     whole["paths"] = {path: found for path, found in whole["paths"].items() if not path.startswith("/admin/")}
-    for operations in whole["paths"].values():
-        for operation in operations.values():
-            content: dict[str, Any] = operation["responses"]["200"].get("content", {})
-            if LINES in content:
-                content[LINES] = {"schema": {"type": "array", "items": content[LINES]["schema"]}}
-            if EVENTS in content:
-                data = {"contentMediaType": "application/json", "contentSchema": content[EVENTS]["schema"]}
-                event = {"properties": {"data": {"if": {"const": "[DONE]"}, "else": data}}}
-                content[EVENTS] = {"schema": event}
     # It would draw keys, and nearly every answer would be a 401.
     drawn = ProjectConfig(generation=GenerationConfig(with_security_parameters=False))
     config = SchemathesisConfig(projects=ProjectsConfig(default=drawn))
-    return schemathesis.openapi.from_dict(whole, config=config)
-
-
-@schemathesis.deserializer(LINES)
-def records_of(_: object, response: schemathesis.Response) -> list[Any]:
-    return [msgspec.json.decode(line) for line in response.content.splitlines()]
+    return schemathesis.openapi.from_dict(readable(whole), config=config)
 
 
 def steered(case: Case[Any], fields: dict[str, Any]) -> None:

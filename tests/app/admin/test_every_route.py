@@ -115,9 +115,8 @@ def disagreements(described: dict[str, Any], schema: dict[str, Any], value: Any,
         kinds = [each for each in schema["anyOf"] if each != {"type": "null"}]
         return [] if value is None else disagreements(described, kinds[0], value, at)
     if isinstance(value, list):
-        return [
-            found for each in value for found in disagreements(described, schema["items"], each, f"{at}[]")
-        ]
+        inner = schema.get("items", {})
+        return [found for each in value for found in disagreements(described, inner, each, f"{at}[]")]
     if not isinstance(value, dict) or "properties" not in schema:
         return []
     wrong = [f"{at}.{name}" for name in value.keys() ^ schema["properties"].keys()]

@@ -10,6 +10,8 @@ from tests.support.admin import Desk, faults, problem
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 
+ACTIONS = "SELECT action FROM audit_events WHERE subject = $1 ORDER BY at, id"
+
 
 async def test_a_new_key_works_and_its_text_is_told_once(desk: Desk) -> None:
     slug = await desk.tenant()
@@ -111,7 +113,7 @@ async def test_revoking_again_changes_nothing(desk: Desk, sql: asyncpg.Connectio
     first, second = (await desk.post(path)).json(), (await desk.post(path)).json()
 
     assert (first["changed"], second["changed"], second["confirmation"]) == (True, False, None)
-    actions = await sql.fetch("SELECT action FROM audit_events WHERE subject = $1", f"key:{key['id']}")
+    actions = await sql.fetch(ACTIONS, f"key:{key['id']}")
     assert [event["action"] for event in actions] == ["key.create", "key.revoke"]
 
 
@@ -158,7 +160,7 @@ async def test_a_change_leaves_alone_what_it_does_not_name(desk: Desk, sql: asyn
 
     assert after == before | {"name": "desktop", "expiresAt": "2099-01-01T00:00:00Z"}
     assert opened == before | {"name": "desktop", "allowedNetworks": []}
-    events = await sql.fetch("SELECT action FROM audit_events WHERE subject = $1", f"key:{before['id']}")
+    events = await sql.fetch(ACTIONS, f"key:{before['id']}")
     assert [event["action"] for event in events] == ["key.create", "key.set", "key.set"]
 
 
