@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from app.admin.administration import Administration
+from app.admin.dashboard.paths import HOME
 from app.admin.door import AdminDoor
 from app.admin.surface import admin_service
 from app.entrance import Entrance
@@ -79,6 +80,7 @@ def create_app(settings: AppSettings) -> ASGIApp:
         logging_config=None,
         request_max_body_size=settings.max_body_bytes,
     )
+    exact: dict[str, ASGIApp] = {path: endpoint.answer for path, endpoint in endpoints.items()}
     prefixes: dict[str, ASGIApp] = {prefix: endpoint.answer for prefix, endpoint in below.items()}
     if Surface.ADMIN in settings.surfaces:
         door = AdminDoor(
@@ -88,10 +90,10 @@ def create_app(settings: AppSettings) -> ASGIApp:
             access_log=access_log,
             write_timeout_s=settings.write_timeout_s,
         )
-        prefixes[ADMIN_PREFIX] = door.answer
+        prefixes[ADMIN_PREFIX] = exact[HOME] = door.answer
     served: ASGIApp = Gate(
         service,
-        endpoints={path: endpoint.answer for path, endpoint in endpoints.items()},
+        endpoints=exact,
         below=prefixes,
         refusals=refusals,
     )

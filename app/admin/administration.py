@@ -7,6 +7,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.admin.dashboard.lobby import Lobby
+from app.admin.dashboard.sessions import Sessions
 from app.admin.failed_logins import FailedLogins
 from app.admin.fleet import Fleet
 from app.admin.login_budget import LoginBudget
@@ -19,6 +21,7 @@ from app.metrics import Metrics
 from app.settings import AppSettings
 from db.audit import AuditTrail
 from db.postgres import Database, create_engine
+from db.redis.admin_sessions import AdminSessions
 from db.redis.job_board import JobBoard
 from db.redis.login_budget import LoginBudgetStore
 from db.redis.multiplex import MultiplexedRedis
@@ -75,6 +78,7 @@ class Administration:
         self.settings: Final = settings
         self.usage: Final = UsageRows(reports)
         self.ledger: Final = LedgerRows(reports)
+        self.lobby: Final = Lobby(logins, Sessions(AdminSessions(redis), peppers), bodies)
         self.followers: Final = followers
         self.audit: Final = AuditTrail(database.engine)
         self.revocations: Final = Revocations(database.engine)

@@ -24,7 +24,7 @@ Subject = Annotated[
         name="subject",
         pattern=_WORD,
         max_length=_MAX_WORD_CHARS,
-        description="What was changed: `tenant:<id>` or `key:<id>`; `admin` for a login with a key nobody has.",
+        description="Of what: `tenant:<id>`, `key:<id>` or `job:<name>`; `admin`: a login with a key nobody has.",
     ),
 ]
 Action = Annotated[
@@ -61,7 +61,7 @@ class AuditEvent(Answered):
         str, Meta(description="Who: an admin key's prefix, `cli:` and a user's name, or `unknown`.")
     ]
     action: Annotated[str, Meta(examples=["key.revoke"])]
-    subject: Annotated[str, Meta(description="What: `tenant:<id>`, `key:<id>`, or `admin`.")]
+    subject: Annotated[str, Meta(description="What: `tenant:<id>`, `key:<id>`, `job:<name>`, or `admin`.")]
     before: Annotated[
         dict[str, Any] | None, Meta(description="What it was like; null where it was not there.")
     ]

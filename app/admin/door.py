@@ -16,6 +16,9 @@ from litestar.exceptions import LitestarException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admin.administration import Administration
+from app.admin.dashboard.lobby import READING, wants_page
+from app.admin.dashboard.pages import HTML, SECURITY_HEADERS, Page, trouble_page
+from app.admin.dashboard.paths import is_dashboard
 from app.admin.errors import AdminError, CrossSite, WrongMediaType
 from app.admin.problems import PROBLEM_JSON, Told, told
 from app.gateway.access_log import AccessLog, AccessNote
@@ -31,7 +34,6 @@ from domain.errors import BrokenFraming, GatewayError, UnknownPath
 API: Final = "/admin/v1/"
 
 _JSON: Final = b"application/json"
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"none", b"same-origin"})
 _COMMON: Final = (
     SERVER,
@@ -44,7 +46,7 @@ _log = structlog.get_logger()
 
 
 class AdminDoor:
-    """The ASGI application below `/admin/`."""
+    """The ASGI application below `/admin/`: the API, and the dashboard beside it."""
 
     def __init__(
         self,
@@ -78,12 +80,7 @@ class AdminDoor:
             started=time.monotonic(),
         )
         note = AccessNote()
-        exit_ = _Exit(
-            send,
-            call.request_id_text,
-            head_only=call.method == "HEAD",
-            write_timeout_s=self._write_timeout_s,
-        )
+        exit_ = _exit(call, scope, send, self._write_timeout_s)
         try:
             await self._serve(call, scope, receive, exit_, note)
         except (GatewayError, AdminError) as refusal:
@@ -103,16 +100,28 @@ class AdminDoor:
     async def _serve(
         self, call: Call, scope: Scope, receive: Receive, exit_: "_Exit", note: AccessNote
     ) -> None:
-        if not scope["path"].startswith(API):
+        path = scope["path"]
+        # The dashboard's first page is the one path here that ends with a slash, so nobody has looked at its spelling.
+        if not (path.startswith(API) or is_dashboard(path)) or call.raw_path != path.encode(
+            "utf-8", "replace"
+        ):
             raise UnknownPath
         if call.framing_in_doubt:
             raise BrokenFraming(TWO_ENDS)
-        admin = self._within()
-        caller = await admin.logins.caller(call)
-        note.key = caller.principal.key_prefix
         headers = dict(scope["headers"])
-        if call.method not in _READING and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:
+        # Before any key is looked at: other pages must not make an operator's browser guess.
+        if call.method not in READING and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:
             raise CrossSite
+        admin = self._within()
+        if is_dashboard(path):
+            entered = await admin.lobby.enter(call, scope, receive)
+            if isinstance(entered, Page):
+                await exit_.show(entered)
+                return
+            caller = entered
+        else:
+            caller = await admin.logins.caller(call)
+        note.key = caller.principal.key_prefix
         body = await admin.bodies.read(call, receive)
         if body and _media_type(headers.get(b"content-type", b"")) != _JSON:
             raise WrongMediaType
@@ -162,10 +171,21 @@ class _Read:
 class _Exit:
     """Sends one answer: the framework's with what every answer has, or a refusal."""
 
-    def __init__(self, send: Send, request_id: bytes, *, head_only: bool, write_timeout_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        request_id: bytes,
+        *,
+        head_only: bool,
+        in_dashboard: bool,
+        to_person: bool,
+        write_timeout_s: float,
+    ) -> None:
         self._send = send
         self._request_id = request_id
         self._head_only = head_only
+        self._to_person = to_person
+        self._common = (*_COMMON, *SECURITY_HEADERS) if in_dashboard else _COMMON
         self._write_timeout_s = write_timeout_s
         self.started = False
         self.stalled = False
@@ -177,7 +197,7 @@ class _Exit:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            own = ((b"x-request-id", self._request_id), *_COMMON)
+            own = ((b"x-request-id", self._request_id), *self._common)
             message["headers"] = [*message["headers"], *own]
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message["body"])
@@ -192,14 +212,18 @@ class _Exit:
         """Say no, unless an answer has begun: the server then closes the connection, unfinished as it is."""
         if self.started:
             return
-        body = problem.body(self._request_id.decode())
-        head = (
-            (b"content-type", PROBLEM_JSON.encode()),
-            (b"content-length", b"%d" % len(body)),
-            *problem.headers,
-        )
-        await self.send({"type": "http.response.start", "status": problem.kind.status, "headers": head})
-        sent = b"" if self._head_only else body
+        request_id = self._request_id.decode()
+        content_type, body = PROBLEM_JSON.encode(), problem.body(request_id)
+        if self._to_person:
+            content_type, body = HTML, trouble_page(problem.kind.title, problem.detail, request_id)
+        headers = ((b"content-type", content_type), *problem.headers)
+        await self.show(Page(problem.kind.status, headers, body))
+
+    async def show(self, page: Page) -> None:
+        """Send a whole answer."""
+        head = (*page.headers, (b"content-length", b"%d" % len(page.body)))
+        await self.send({"type": "http.response.start", "status": page.status, "headers": head})
+        sent = b"" if self._head_only else page.body
         await self.send({"type": "http.response.body", "body": sent, "more_body": False})
 
 
@@ -210,6 +234,18 @@ def _was_outage(fault: BaseException) -> bool:
     if isinstance(fault, LitestarException) and fault.__cause__ is not None:
         return _was_outage(fault.__cause__)
     return isinstance(fault, Exception) and is_outage(fault)
+
+
+def _exit(call: Call, scope: Scope, send: Send, write_timeout_s: float) -> _Exit:
+    in_dashboard = is_dashboard(scope["path"])
+    return _Exit(
+        send,
+        call.request_id_text,
+        head_only=call.method == "HEAD",
+        in_dashboard=in_dashboard,
+        to_person=in_dashboard and call.method == "GET" and wants_page(scope["headers"]),
+        write_timeout_s=write_timeout_s,
+    )
 
 
 def _route(scope: Scope) -> str:

@@ -3,6 +3,7 @@
 AdminError
 |-- InvalidFields              fields or parameters that cannot be, each with its reason
 |-- CrossSite                  a browser was made to send this by another site's page
+|-- CsrfTokenMissing           nothing shows that our own page sent this
 |-- PreconditionFailed         the resource is not any more what the caller has seen
 |-- WrongMediaType             a body that is not JSON
 |-- GrantTaken                 the holder has the grant already
@@ -10,6 +11,9 @@ AdminError
 |-- IdempotencyKeyReused       the key named another creation before
 |-- CreatedBefore              a creation sent again whose answer cannot be told again
 |-- TooManyLogins              too many keys of this address were wrong
+|-- JobUnknown                 no such job
+|-- JobBusy                    the job is not in a state for this
+|-- RedisAway                  jobs and sessions cannot be asked about
 """
 
 from collections.abc import Iterable
@@ -93,3 +97,23 @@ class TooManyLogins(AdminError):  # noqa: N818
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class CsrfTokenMissing(AdminError):  # noqa: N818
+    """A session's cookie came without the token that only our own page can send."""
+
+
+class JobUnknown(AdminError):  # noqa: N818
+    """No job has this name or key."""
+
+
+class JobBusy(AdminError):  # noqa: N818
+    """The job is not in a state for what was asked; `why` is a sentence."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class RedisAway(AdminError):  # noqa: N818
+    """Redis, which keeps jobs and sessions, cannot be asked."""

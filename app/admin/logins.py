@@ -12,7 +12,7 @@ from app.admin.login_budget import LoginBudget
 from app.gateway.call import Call
 from app.gateway.client_address import ClientAddress, TrustedProxies
 from app.gateway.key_uses import KeyUses
-from domain.authenticate import authenticate
+from domain.authenticate import authenticate, usable
 from domain.errors import Unauthenticated
 from domain.keys import PepperRing, parse
 from domain.ports import KeyStore
@@ -79,6 +79,32 @@ class Logins:
         except (Unauthenticated, TooManyLogins) as refusal:
             self._failed.note(self._failure(call, key, digests, address, refusal))
             raise
+        return self._as_caller(principal, call, address)
+
+    async def still(self, call: Call, digests: tuple[bytes, ...], *, prefix: str) -> Caller:
+        """Return whom a key stands for now that was proven before, by its digests.
+
+        Asked as for a running exchange: the key is looked up again, and has to be usable now and from there. No
+        budget counts, as nobody can guess here.
+
+        Raises
+        ------
+        Unauthenticated
+            It would not be let in any more; that is noted as a failed login of `prefix`.
+        Unavailable
+            Nobody can be asked about the key.
+        """
+        address = self._proxies.client_address(call.peer, call.forwarded_for)
+        principal = self._keys.remembered(digests[0]) or await self._keys.find_by_digest(digests)
+        now = self._now()
+        if principal is None or not usable(
+            principal, role=Role.ADMIN, now=now, client_address=lambda: address
+        ):
+            self._failed.note(FailedLogin(prefix, address, call.request_id, now, digests=digests))
+            raise Unauthenticated
+        return self._as_caller(principal, call, address)
+
+    def _as_caller(self, principal: Principal, call: Call, address: ClientAddress | None) -> Caller:
         self._key_uses.note(principal.key_id)
         told = None if address is None else str(address)
         return Caller(principal, Actor(principal.key_prefix, call.request_id, told))

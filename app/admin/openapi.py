@@ -22,7 +22,7 @@ from app.admin.errors import (
     WrongMediaType,
 )
 from app.admin.problems import PROBLEM_JSON, Problem, Told, told
-from app.admin.surface import admin_service
+from app.admin.surface import ROOT, admin_service
 from domain.errors import BodyTooLarge, BodyTooSlow, Unauthenticated, Unavailable
 from domain.tenants import SlugTaken, TenantUnknown, TimeZoneUnknown
 
@@ -131,11 +131,11 @@ def _nobody() -> NoReturn:
 
 
 def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
-    """Return path, method and handler of each operation, in that order."""
+    """Return path, method and handler of each operation of the API, in that order."""
     found = {
         (route.path_format, str(method).lower()): handler
         for route in routes
-        if isinstance(route, HTTPRoute) and route.path.startswith("/admin/")
+        if isinstance(route, HTTPRoute) and route.path.startswith(f"{ROOT}/")
         for handler in route.route_handlers
         for method in handler.http_methods
     }

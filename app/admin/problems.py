@@ -11,11 +11,15 @@ from msgspec import UNSET, Meta, UnsetType
 from app.admin.errors import (
     CreatedBefore,
     CrossSite,
+    CsrfTokenMissing,
     FieldError,
     GrantTaken,
     IdempotencyKeyReused,
     InvalidFields,
+    JobBusy,
+    JobUnknown,
     PreconditionFailed,
+    RedisAway,
     RuleUnknown,
     TooManyLogins,
     WrongMediaType,
@@ -186,6 +190,17 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     InvalidFields: _invalid_fields,
     CrossSite: _fixed(
         CROSS_SITE, "A browser sent this on behalf of a page of another site. Use a client of your own."
+    ),
+    CsrfTokenMissing: _fixed(
+        CROSS_SITE,
+        "A session may do this only with its own token as X-CSRF-Token; a program sends an admin key.",
+    ),
+    JobUnknown: _fixed(NOT_FOUND, "There is no such job, or its last run was too long ago."),
+    JobBusy: lambda error: Told(CONFLICT, error.why),
+    RedisAway: _fixed(
+        UNAVAILABLE_KIND,
+        "Redis cannot be asked at the moment. Jobs and the sessions of this page are kept there; try again.",
+        _retry_after(OUTAGE_RETRY_S),
     ),
     PreconditionFailed: _fixed(
         PRECONDITION_FAILED, "Its ETag is not the one in If-Match any more. Read it again, then decide."

@@ -15,6 +15,8 @@ from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
 from app.admin.backends import BackendController
 from app.admin.configuration import ConfigurationController
+from app.admin.dashboard import paths
+from app.admin.dashboard.controller import DashboardController
 from app.admin.errors import FieldError, InvalidFields
 from app.admin.grants import KeyGrantController, TenantGrantController
 from app.admin.jobs import JobController
@@ -82,13 +84,14 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                     JobController,
                     ConfigurationController,
                 ],
-                dependencies={
-                    "admin": Provide(admin, sync_to_thread=False),
-                    "caller": Provide(caller, sync_to_thread=False),
-                },
-                before_request=_refuse_unknown_parameters,
-            )
+            ),
+            Router(path=paths.ROOT, route_handlers=[DashboardController]),
         ],
+        dependencies={
+            "admin": Provide(admin, sync_to_thread=False),
+            "caller": Provide(caller, sync_to_thread=False),
+        },
+        before_request=_refuse_unknown_parameters,
         exception_handlers={Exception: _answer},
         openapi_config=OpenAPIConfig(title="admin", version="1") if described else None,
         logging_config=None,

@@ -87,6 +87,10 @@ class Call:
         """
         return presented_key(self._authorization, self._x_api_key, self._path_key)
 
+    def take_key(self, key: bytes) -> None:
+        """Take a key from the body of a login form as if a header had carried it."""
+        self._x_api_key.append(key)
+
     def let_go_of_body(self) -> None:
         """Stop counting the bytes of the body; once more does no harm."""
         if self.hold is not None:

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import sys
 import time
+import traceback
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +27,9 @@ _PAUSE_S: Final = 1.0
 
 # How long a finished job stays visible in the dashboard.
 _KEEP_S: Final = 600
+
+# How much of a failure is kept for the dashboard.
+_OUTLINE_LINES: Final = 60
 
 # SAQ takes every job that lies among the active ones without being marked so for an orphan; but so does each job
 # in the moment between its dequeue and its start, and now and then a sweep fell into that moment. Here a sweep
@@ -128,6 +133,18 @@ class GatewayQueue(RedisQueue):
         step: Any = self.redis.pipeline(transaction=False)  # typed as if each command ran at once
         await step.set(job.id, self.serialize(job)).publish(job.id, job.status).execute()
 
+    async def finish(
+        self, job: Job, status: Status, *, result: Any = None, error: str | None = None, **kwargs: Any
+    ) -> None:
+        """Store how a job ended: of a failure where and as what, but none of its words, which may hold anything.
+
+        SAQ hands over the whole trace. The worker's log has that.
+        """
+        failure = sys.exception()
+        if status is Status.FAILED and failure is not None:
+            error = outline(failure)
+        await super().finish(job, status, result=result, error=error, **kwargs)
+
     async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:
         """Drop the jobs of dead workers, so that they can be ordered again; return the Redis keys of these jobs.
 
@@ -167,3 +184,15 @@ class GatewayQueue(RedisQueue):
             ttl=_KEEP_S,
         )
         return await self.enqueue(job) is not None
+
+
+def outline(failure: BaseException) -> str:
+    """Return the types of an exception and of what led to it, each with the places it went through."""
+    lines: list[str] = []
+    told: BaseException | None = failure
+    while told is not None and len(lines) < _OUTLINE_LINES:
+        lines.append(f"{type(told).__module__}.{type(told).__qualname__}")
+        frames = traceback.extract_tb(told.__traceback__)
+        lines += [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(frames)]
+        told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)
+    return "\n".join(lines[:_OUTLINE_LINES])

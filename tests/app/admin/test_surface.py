@@ -127,6 +127,17 @@ async def test_without_redis_jobs_and_backends_say_so(engine: AsyncEngine, stack
     assert (backends.status, backends.json()["processes"]) == (200, None)
 
 
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/queues", "/api/queues/gateway/jobs/usage.prune"])
+async def test_without_redis_the_dashboard_says_so(
+    engine: AsyncEngine, stack: AsyncExitStack, path: str
+) -> None:
+    with capture_logs():
+        answer = await rooms(engine, stack).get(f"/admin/queues{path}")
+
+    assert (answer.status, answer.header(b"retry-after")) == (503, b"5")
+    assert "Redis" in answer.json()["detail"]
+
+
 async def test_a_fault_of_ours_tells_nothing() -> None:
     def broken() -> NoReturn:
         raise LookupError("canary")
