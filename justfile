@@ -47,6 +47,10 @@ bench *args:
 sdk folder="dist/sdk" *languages:
     uv run docs/sdk/generate {{ folder }} {{ languages }}
 
+# fetch what the pages at /docs are made of again, and check it
+vendor-docs:
+    docs/pages/vendor
+
 # write requirements.lock anew after a change of pyproject.toml
 lock:
     uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes \

@@ -43,7 +43,7 @@ from app.gateway.revocations import RevocationFollower
 from app.gateway.upstream.adapter import BackendUpstream
 from app.health import Probes, Readiness
 from app.metrics import Metrics
-from app.settings import AppSettings, Surface
+from app.settings import AppSettings
 from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from db.redis.backend_board import BackendBoard
@@ -78,7 +78,7 @@ async def running_gateway(
 ) -> AsyncIterator[Gateway]:
     """Open everything a relay needs, follow what changes, and on the way out drain and close.
 
-    `admin` is opened too where this process serves the admin surface.
+    `admin` is opened too where this process has to know operators.
     """
     async with AsyncExitStack() as stack:
         stores = _open_stores(settings, stack)
@@ -177,7 +177,7 @@ async def running_gateway(
             draining=lambda: exchanges.draining,
         )
         administration = None
-        if Surface.ADMIN in settings.surfaces:
+        if settings.knows_operators:
             administration = await stack.enter_async_context(
                 running_administration(
                     settings,

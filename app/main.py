@@ -12,6 +12,8 @@ from app.admin.administration import Administration
 from app.admin.dashboard.paths import HOME
 from app.admin.door import AdminDoor
 from app.admin.surface import admin_service
+from app.docs_pages.door import DocsDoor
+from app.docs_pages.pages import DOCS
 from app.entrance import Entrance
 from app.gateway.access_log import AccessLog
 from app.gateway.cors import Cors
@@ -91,6 +93,15 @@ def create_app(settings: AppSettings) -> ASGIApp:
             write_timeout_s=settings.write_timeout_s,
         )
         prefixes[ADMIN_PREFIX] = exact[HOME] = door.answer
+    if Surface.DOCS in settings.surfaces:
+        docs = DocsDoor(
+            None if settings.docs_public else lambda: admin.within().logins,
+            metrics=metrics,
+            access_log=access_log,
+            write_timeout_s=settings.write_timeout_s,
+        )
+        exact[DOCS] = docs.answer
+        prefixes[f"{DOCS}/"] = docs.answer
     served: ASGIApp = Gate(
         service,
         endpoints=exact,

@@ -95,6 +95,7 @@ class HttpSettings(SharedSettings):
         AfterValidator(_check_surfaces),
         Field(validation_alias="GATEWAY_SURFACES"),
     ] = tuple(Surface)
+    docs_public: Annotated[bool, Field(validation_alias="GATEWAY_DOCS_PUBLIC")] = False
     trusted_proxies: Annotated[
         tuple[str, ...],
         BeforeValidator(split_commas),
@@ -126,6 +127,11 @@ class HttpSettings(SharedSettings):
     ] = 30.0
     heartbeat_s: Annotated[float, Field(validation_alias="GATEWAY_HEARTBEAT_SECONDS", ge=0.1, le=3600)] = 15.0
     drain_s: Annotated[float, Field(validation_alias="GATEWAY_DRAIN_SECONDS", ge=0, le=3600)] = 60.0
+
+    @property
+    def knows_operators(self) -> bool:
+        """Whether this process proves admin keys: it serves operators, or documents that only they may read."""
+        return Surface.ADMIN in self.surfaces or (Surface.DOCS in self.surfaces and not self.docs_public)
 
     @model_validator(mode="after")
     def _check_room(self) -> Self:

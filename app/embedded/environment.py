@@ -50,6 +50,9 @@ def gateway_environment(
         "GATEWAY_DRAIN_SECONDS": str(DRAIN_S),
         "GATEWAY_LOG_FORMAT": "console",
     }
+    if backends is not None:
+        # The demo's documentation is for whoever tries it.
+        defaults["GATEWAY_DOCS_PUBLIC"] = "true"
     ours |= {name: value for name, value in defaults.items() if not _is_set(environ, name)}
     return _python_environment(_without(environ, ours)) | ours
 

@@ -75,6 +75,17 @@ def test_the_demo_s_backends_replace_the_operator_s(state: StateDirectory) -> No
     assert second.auth_token is not None
 
 
+def test_only_the_demo_opens_the_documentation_and_the_operator_may_keep_it_closed(
+    state: StateDirectory,
+) -> None:
+    setting = backends_setting([11, 22], token="secret-token")
+    closed = given(state, {"GATEWAY_DOCS_PUBLIC": "false"}, backends=setting)
+
+    assert load_app_settings(given(state, {}, backends=setting)).docs_public
+    assert not load_app_settings(given(state, {})).docs_public
+    assert not load_app_settings(closed).docs_public
+
+
 def test_backends_count_as_named_when_any_way_of_naming_them_is_used() -> None:
     assert names_backends({"OLLAMA_BASE_URL": "http://10.0.0.1:11434"})
     assert names_backends({"OLLAMA_BACKENDS_FILE": "/run/secrets/backends"})

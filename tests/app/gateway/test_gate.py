@@ -176,7 +176,7 @@ async def test_head_gets_the_headers_alone(app: ASGIApp) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw_path", [b"/nothing", b"/api/nothing", b"/schema", b"/schema/openapi.json", b"/docs"]
+    "raw_path", [b"/nothing", b"/api/nothing", b"/schema", b"/schema/openapi.json", b"/documentation"]
 )
 async def test_t37_an_unknown_path_is_404_without_asking_for_a_key(app: ASGIApp, raw_path: bytes) -> None:
     refused(await ask(app, "GET", raw_path))
