@@ -266,6 +266,14 @@ def test_a_refusal_names_the_place_in_the_clients_own_body() -> None:
     )
 
 
+@pytest.mark.parametrize("fault", [b"\xff", b"x"])
+def test_a_refusal_counts_only_what_was_lifted_before_the_place(fault: bytes) -> None:
+    before, after = f'{{"a":"{LONG}","b":'.encode(), f',"c":"{LONG}"}}'.encode()
+
+    assert after_lifting(before + fault + after) == plainly(before + fault + after)
+    assert str(len(before)) in str(after_lifting(before + fault + after))
+
+
 def test_every_text_of_the_length_is_lifted_wherever_it_begins() -> None:
     text = "A" * SHORTEST_BYTES
     for before in range(0, SHORTEST_BYTES, 61):

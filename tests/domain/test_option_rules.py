@@ -129,6 +129,23 @@ def test_a_senseless_rule_is_refused_in_a_sentence(field: str, rule: object, sai
         checked_rule(field, rule)
 
 
+@pytest.mark.parametrize(
+    ("field", "rule", "part"),
+    [
+        ("num_ctx", {"action": "clamp", "min": 1, "max": 0}, "max"),
+        ("keep_alive", {"action": "set", "value": "300"}, "value"),
+        ("keep_alive", {"action": "clamp", "min": 0, "max": "1h"}, "min"),
+        ("num_ctx", {"action": "strip", "max": 1}, "max"),
+        ("num_ctx", {"action": "clamp"}, None),
+    ],
+)
+def test_the_part_at_fault_is_named(field: str, rule: object, part: str | None) -> None:
+    with pytest.raises(PolicyInvalid) as refusal:
+        checked_rule(field, rule)
+
+    assert refusal.value.part == part
+
+
 def test_a_damaged_stored_rule_refuses_its_field_and_leaves_the_others() -> None:
     policy, damaged = stored_policy(
         {
