@@ -53,6 +53,7 @@ async def test_a_drained_backend_finishes_what_runs_and_gets_nothing_new_until_i
 
     assert answer_of(NATIVE_STREAM, stream).startswith("a ")
     assert elsewhere == "b"
+    await fleet.a.reset()  # as slow as it was it would miss its deadline
 
     before = (await desk.get("/backends/a")).json()["lastPollAt"]
 
