@@ -1,6 +1,7 @@
 """A body of which texts were lifted is read exactly as the whole one: the same object, or the same refusal."""
 
 import json
+import tracemalloc
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from random import Random
@@ -237,6 +238,9 @@ def test_a_count_sees_what_was_lifted() -> None:
         (b'{"a" : [ "AAAA" , "BB+/BB==" ] }', ["AAAA", "BB+/BB=="]),
         (b'{"a":"AA\\/A"}', ["AA/A"]),
         (b'{"a":"data:image/png;base64,AAAA"}', ["data:image/png;base64,AAAA"]),
+        (b'{"a":%b"AAAA"%b}' % (b" " * 16, b"\n" * 16), ["AAAA"]),
+        (b'{"a":%b"AAAA"}' % (b" " * 17), []),
+        (b'{"a":"AAAA"%b}' % (b" " * 17), []),
         (b'{"AAAA":1}', []),
         (b'{"AAAA" :"BBBB"}', ["BBBB"]),
         (b'{"a":"AAAA\\n"}', []),
@@ -285,8 +289,24 @@ def test_a_large_image_is_looked_at_in_steps_and_not_copied() -> None:
 
     assert sum(1 for _ in lift(body)) >= 4
     request = parse_request(ROUTES["/api/chat"], lifted(body))
+    tracemalloc.start()
+    try:
+        written = rebuild_in_pieces(request, "m", POLICY.apply(request))
+        assert tracemalloc.get_traced_memory()[1] < STEP_BYTES
+    finally:
+        tracemalloc.stop()
+    long = [piece for piece in written if isinstance(piece, memoryview)]
+    assert [piece.obj is request.fields["messages"] for piece in long] == [True]
+
+
+def test_every_long_field_is_a_piece_of_its_own_in_its_place() -> None:
+    long = 64 * 1024
+    fields = {"tools": ["x" * long], "messages": [{"role": "user", "content": "y" * long}], "stream": True}
+    request = parse_request(ROUTES["/api/chat"], json.dumps({"model": "m", **fields}).encode())
     written = rebuild_in_pieces(request, "m", POLICY.apply(request))
-    assert [piece.obj is body for piece in written if isinstance(piece, memoryview)]
+
+    assert [isinstance(piece, memoryview) for piece in written] == [False, True, False, True, False]
+    assert b"".join(written) == rebuild(request, "m", POLICY.apply(request))
 
 
 def test_many_quotes_are_passed_in_steps() -> None:
