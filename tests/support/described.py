@@ -1,5 +1,6 @@
 """The OpenAPI document as schemathesis reads it."""
 
+from copy import deepcopy
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,11 @@ EVENTS: Final = "text/event-stream"
 
 
 def readable(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with what streams consist of put in schemathesis's way: lists of records, data of events."""
+    """Return the document with what streams consist of put in schemathesis's way: lists of records, data of events.
+
+    It is a copy: schemathesis sends the examples themselves, and who changes what is sent would change them.
+    """
+    document = deepcopy(document)
     for operations in document["paths"].values():
         for operation in operations.values():
             content: dict[str, Any] = operation["responses"].get("200", {}).get("content", {})
