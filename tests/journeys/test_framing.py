@@ -16,8 +16,8 @@ from tests.support.framing import Sending, converse, corpus, marked_body, varied
 from tests.support.gateway import Gateway, Key
 from tests.support.leaving_client import leaving_client
 
-AT_ONCE = 100
-BATCH = 250
+AT_ONCE = count(100, 800)
+BATCH = count(250, 3_000)
 """What is sent between two looks at the backends' logs; they hold it, with as much again, several times over."""
 SERVER_ERROR = 500
 CORPUS = corpus()
