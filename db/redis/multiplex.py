@@ -117,9 +117,10 @@ class MultiplexedRedis:
         return True
 
     def send_on(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> None:
-        """Run a known script behind all that was sent before, without waiting; lost if the connection is."""
+        """Run a script behind all that was sent before, without waiting; lost if the connection is."""
         if self._link is not None and not self._link.broken:
-            command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            # By its text: nobody would hear that Redis does not know it. It is rare.
+            command = ("EVAL", script.source, len(keys), *keys, *args)
             # The loop complains about failures that nobody collects; nobody will.
             self._link.ask(_packed(command)).add_done_callback(_collect)
 
