@@ -8,8 +8,8 @@ import asyncio
 import itertools
 import struct
 import time
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, cast, overload
 
 import msgspec
 
@@ -65,6 +65,40 @@ class _Terms:
             and ask.tenant_limits is own.tenant_limits
             and ask.key_limits is own.key_limits
         )
+
+
+class _States(Sequence[LimitState]):
+    """How limits stand. Read only when somebody looks: by then the request has gone on to a backend."""
+
+    __slots__ = ("_limited", "_numbers", "_read")
+
+    def __init__(self, numbers: list[int], limited: tuple[tuple[LimitKind, str, int], ...]) -> None:
+        self._numbers = numbers
+        self._limited = limited
+        self._read: tuple[LimitState, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._limited)
+
+    @overload
+    def __getitem__(self, index: int) -> LimitState: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LimitState]: ...
+    def __getitem__(self, index: int | slice) -> LimitState | Sequence[LimitState]:
+        if self._read is None:
+            numbers = self._numbers
+            self._read = tuple(
+                [
+                    LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
+                    for at, (kind, scope, limit) in zip(
+                        itertools.count(_HEADER, 2), self._limited, strict=False
+                    )
+                ]
+            )
+        return self._read[index]
+
+    def __iter__(self) -> Iterator[LimitState]:
+        return iter(self[:])
 
 
 class OutsidePeriods(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -171,12 +205,7 @@ class LimitStore:
         if verdict == b"periods":
             raise OutsidePeriods(now_s)
         numbers = cast("list[int]", answer)
-        states = tuple(
-            [
-                LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
-                for at, (kind, scope, limit) in zip(itertools.count(_HEADER, 2), terms.limited, strict=False)
-            ]
-        )
+        states = _States(numbers, terms.limited)
         if verdict == b"admitted":
             return Admitted(states, now_s)
         return Refused(states[numbers[2] - 1], numbers[3] / 1000, states)

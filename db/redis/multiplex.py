@@ -91,10 +91,17 @@ class MultiplexedRedis:
 
     async def run(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> object:
         """Run a script and return its answer; raise as `call` does. A Redis that does not know it learns it."""
-        try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
+        # What `call` does, without a coroutine of its own: every limited request passes here.
+        link = self._link
+        if link is None or link.broken:
+            link = await self._connected()
+        answer = await link.ask(_packed(("EVALSHA", script.sha, len(keys), *keys, *args)))
+        if not isinstance(answer, hiredis.ReplyError):
+            return answer
+        refusal = _refusal(answer)
+        if isinstance(refusal, NoScriptError):
             return await self.call("EVAL", script.source, len(keys), *keys, *args)
+        raise refusal
 
     def run_soon(
         self,

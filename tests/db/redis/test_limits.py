@@ -42,7 +42,7 @@ async def test_each_limit_admits_to_its_last_and_no_further(
 
     assert left == [2, 1, 0]
     assert (refusal.refused.kind, refusal.refused.scope, refusal.refused.limit) == (kind, scope, 3)
-    assert refusal.states == (refusal.refused,)
+    assert tuple(refusal.states) == (refusal.refused,)
     assert WAITS[kind][0] <= refusal.retry_after_s <= WAITS[kind][1]
 
 
