@@ -5,6 +5,7 @@ budgets over the day and the month of the tenant's time zone; concurrency is wha
 step in Redis decides over all that apply (`db/redis/limits.py`); only Redis's clock counts there.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -84,7 +85,7 @@ class LimitState(msgspec.Struct, frozen=True):
 class Admitted(msgspec.Struct, frozen=True):
     """Every limit let the request in, and holds its reservation now. `at` is the Unix second of the decision."""
 
-    states: tuple[LimitState, ...]
+    states: Sequence[LimitState]
     at: int
 
 
@@ -97,7 +98,7 @@ class Refused(msgspec.Struct, frozen=True):
 
     refused: LimitState
     retry_after_s: float
-    states: tuple[LimitState, ...]
+    states: Sequence[LimitState]
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -106,7 +106,7 @@ class Limiter:
         found = (principal.tenant_limits.smallest_token_limit(), principal.key_limits.smallest_token_limit())
         return min((limit for limit in found if limit is not None), default=None)
 
-    async def take(self, principal: Principal, request_id: RequestId, tokens: int) -> tuple[LimitState, ...]:
+    async def take(self, principal: Principal, request_id: RequestId, tokens: int) -> Sequence[LimitState]:
         """Reserve what a request may come to, and return how its limits stand; nothing where none is set.
 
         Raises
@@ -139,7 +139,7 @@ class Limiter:
         self._settlements.hold(held)
         return states
 
-    async def _asked(self, ask: Ask, principal: Principal) -> "tuple[LimitState, ...] | _Silence":
+    async def _asked(self, ask: Ask, principal: Principal) -> "Sequence[LimitState] | _Silence":
         """Ask Redis, again as long as its silence may be a moment's; return that it decides nothing if so."""
         may_hold = False
         while True:
@@ -155,7 +155,7 @@ class Limiter:
                     return _Silence("redis_unreachable", may_hold)
                 await asyncio.sleep(ASK_AGAIN_S)
 
-    async def _exactly(self, ask: Ask, principal: Principal, *, again: bool) -> tuple[LimitState, ...]:
+    async def _exactly(self, ask: Ask, principal: Principal, *, again: bool) -> Sequence[LimitState]:
         """Ask Redis once.
 
         Raises

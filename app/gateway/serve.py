@@ -6,8 +6,7 @@ that leaves nor a process told to stop can lose it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -89,10 +88,14 @@ async def serve(visit: Visit, spec: RouteSpec, gateway: Gateway) -> None:
         del request, grant
         await running
         return
-    async with reserved(visit, request, grant, gateway) as limited:
+    tenant_id = grant.tenant_id
+    limited = await reserved(visit, request, grant, gateway)
+    try:
         running = run(visit, request, limited, gateway)
         del request, grant, limited
         await running
+    finally:
+        gateway.limiter.settle(tenant_id, call.request_id, visit.charged)
 
 
 async def run(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gateway) -> None:
@@ -165,13 +168,10 @@ def allow(request: ParsedRequest, principal: Principal, gateway: Gateway) -> Gra
     )
 
 
-@asynccontextmanager
-async def reserved(
-    visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gateway
-) -> AsyncIterator[Grant]:
-    """Hold what a request may come to while it runs, and settle what it came to (stage 3).
+async def reserved(visit: Visit, request: ParsedRequest, grant: Grant, gateway: Gateway) -> Grant:
+    """Take what a request may come to from its limits (stage 3); whoever called has to settle what it came to.
 
-    The grant it gives may ask the backend for less output, so that the reservation fits the limits.
+    The grant that is returned may ask the backend for less output, so that the reservation fits the limits.
 
     Raises
     ------
@@ -194,12 +194,7 @@ async def reserved(
         grant = grant._replace(policed=policed)
     states = await limiter.take(principal, visit.call.request_id, reservation.tokens)
     visit.downstream.announce(states)
-    tenant_id, once = grant.tenant_id, [grant]
-    del request, grant
-    try:
-        yield once.pop()
-    finally:
-        limiter.settle(tenant_id, visit.call.request_id, visit.charged)
+    return grant
 
 
 def admit(call: Call, request: ParsedRequest, grant: Grant, gateway: Gateway) -> Tally:

@@ -15,7 +15,7 @@ TENANT: Final = None
 """The scope of a tenant as a whole, where the scope of one of its keys is the key's id."""
 
 # KEYS: the tenant's prefix. ARGV: the starts of the day and of the month to read.
-# The reservations are unpacked here, as they hold keys and ids as bare bytes.
+# Reservations and standings are unpacked here, as they hold keys and ids as bare bytes.
 _READ: Final = """
 local prefix = KEYS[1]
 local time = redis.call('TIME')
@@ -29,10 +29,19 @@ for i = 1, #all, 2 do
     open[#open + 1] = value
   end
 end
+local running = {}
+local standings = redis.call('HGETALL', prefix .. ':now')
+for i = 1, #standings, 2 do
+  local number = standings[i] ~= 'epoch' and select(5, struct.unpack('<ddddd', standings[i + 1])) or 0
+  if number > 0 then
+    running[#running + 1] = standings[i]
+    running[#running + 1] = string.format('%.0f', number)
+  end
+end
 return {
-  redis.call('EXISTS', prefix .. ':epoch'), time[1], time[2],
+  redis.call('HEXISTS', prefix .. ':now', 'epoch'), time[1], time[2],
   redis.call('HGETALL', prefix .. ':d:' .. ARGV[1]), redis.call('HGETALL', prefix .. ':m:' .. ARGV[2]),
-  redis.call('HGETALL', prefix .. ':running'), open,
+  running, open,
 }
 """
 _FIELDS: Final = 8

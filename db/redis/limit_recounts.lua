@@ -1,6 +1,7 @@
--- Counters that were lost are made anew, and what dead processes held comes back. Behind limits_common.lua.
+-- Counters that were lost are made anew, and what dead processes held comes back. Behind limit_charges.lua.
 
 local MINUTE_S = 60
+local BUCKETS = {r = REQUESTS, w = TOKENS}
 -- What went by longer ago is in no day or month that counts.
 local UNCOUNTED_S = 62 * 86400
 
@@ -23,8 +24,7 @@ local function sweep(grace_s)
     local forgotten = now_s - held.at > KEEP_S
     local dead = not live[held.process] and now_s - held.at >= tonumber(grace_s)
     if not held.swept and (forgotten or dead) then
-      release(held)
-      add_tokens(held, -held.tokens)
+      change(held, -1, -held.tokens)
       held.swept = true
       redis.call('HSET', prefix .. ':open', open[i], cmsgpack.pack(held))
       returned = returned + 1
@@ -44,21 +44,28 @@ end
 
 -- A request that was let in without asking, while nobody could be asked, takes its part of a minute's limits as far
 -- as that minute lasts still, and never more than fills them.
-local function fill_bucket(kind, scope, limit, amount)
+local function fill_up(stand, bucket, limit, amount)
   if limit > 0 and amount > 0 then
-    local key = prefix .. ':' .. kind .. ':' .. scope
-    local level = read_bucket(key, limit)
-    write_bucket(key, limit, math.max(level, math.min(level + amount * UNIT, limit * UNIT)))
+    local level = level_now(stand, bucket, limit)
+    set_level(stand, bucket, math.max(level, math.min(level + amount * UNIT, limit * UNIT)))
   end
 end
 
 local function fill_buckets(held, tokens, rpms)
   if now_s - held.at >= MINUTE_S then return end
+  local tenant, key = standings_of(held.key)
   local tenant_rpm, key_rpm = struct.unpack('<dd', rpms)
-  fill_bucket('r', 't', tenant_rpm, 1)
-  fill_bucket('r', held.key, key_rpm, 1)
-  fill_bucket('w', 't', held.tenant_tpm, tokens)
-  fill_bucket('w', held.key, held.key_tpm, tokens)
+  fill_up(tenant, REQUESTS, tenant_rpm, 1)
+  fill_up(key, REQUESTS, key_rpm, 1)
+  fill_up(tenant, TOKENS, held.tenant_tpm, tokens)
+  fill_up(key, TOKENS, held.key_tpm, tokens)
+  write_standings(tenant, held.key, key)
+end
+
+local function add_running(held)
+  local tenant, key = standings_of(held.key)
+  tenant[RUNNING], key[RUNNING] = tenant[RUNNING] + 1, key[RUNNING] + 1
+  write_standings(tenant, held.key, key)
 end
 
 -- Enter a request that was let in without asking and still runs.
@@ -93,13 +100,13 @@ end
 local function leave_uncounted()
   redis.call('SADD', prefix .. ':uncounted', unpack(ARGV, 2))
   redis.call('EXPIRE', prefix .. ':uncounted', UNCOUNTED_S)
-  redis.call('DEL', prefix .. ':epoch')
+  redis.call('HDEL', standings, 'epoch')
   return 1
 end
 
 -- Those of these count from now on: where any went by uncounted, the counters are made anew.
 local function count_from_now()
-  if redis.call('SREM', prefix .. ':uncounted', unpack(ARGV, 2)) > 0 then redis.call('DEL', prefix .. ':epoch') end
+  if redis.call('SREM', prefix .. ':uncounted', unpack(ARGV, 2)) > 0 then redis.call('HDEL', standings, 'epoch') end
   return 1
 end
 
@@ -150,6 +157,17 @@ local function is_held(request)
   return packed and not cmsgpack.unpack(packed).swept
 end
 
+local function nobody_runs()
+  local all = redis.call('HGETALL', standings)
+  for i = 1, #all, 2 do
+    if all[i] ~= 'epoch' then
+      local stand = standing(all[i + 1])
+      stand[RUNNING] = 0
+      redis.call('HSET', standings, all[i], packed(stand))
+    end
+  end
+end
+
 -- What was settled since it was declared is no longer running; what nobody declared is taken as Redis heard of it.
 local function begin_running(ended)
   local late, known = {}, redis.call('HGETALL', prefix .. ':late')
@@ -170,7 +188,8 @@ local function begin_running(ended)
       note_ended(request)
     end
   end
-  redis.call('DEL', prefix .. ':late', prefix .. ':running')
+  redis.call('DEL', prefix .. ':late')
+  nobody_runs()
   for _, packed in ipairs(redis.call('HVALS', prefix .. ':open')) do
     local held = cmsgpack.unpack(packed)
     if not held.swept then
@@ -182,9 +201,13 @@ end
 
 local function begin_buckets()
   for _ = 1, tonumber(argument()) do
-    local key = prefix .. ':' .. argument() .. ':' .. argument()
+    local bucket, scope = BUCKETS[argument()], argument()
     local limit, level = tonumber(argument()), tonumber(argument()) * UNIT
-    if level > read_bucket(key, limit) then write_bucket(key, limit, math.min(level, limit * UNIT)) end
+    local stand = standing(redis.call('HGET', standings, scope))
+    if level > level_now(stand, bucket, limit) then
+      set_level(stand, bucket, math.min(level, limit * UNIT))
+      redis.call('HSET', standings, scope, packed(stand))
+    end
   end
 end
 
@@ -208,7 +231,7 @@ local function begin()
   begin_sums()
   begin_running(begin_ended())
   begin_buckets()
-  redis.call('SET', prefix .. ':epoch', now_s)
+  redis.call('HSET', standings, 'epoch', now_s)
   return 1
 end
 

@@ -20,7 +20,7 @@ TENANTS_KEY: Final = "nng:limits:tenants"
 GRACE_S: Final = 6
 """The age from which a reservation may be swept: a process that has just begun may not have reported yet."""
 
-_SCRIPT: Final = limit_script("limit_recounts.lua")
+_SCRIPT: Final = limit_script("limit_recounts.lua", charges=True)
 _PERIODS: Final = {LimitKind.TOKENS_PER_DAY: "d", LimitKind.TOKENS_PER_MONTH: "m"}
 _RATES: Final = {LimitKind.REQUESTS_PER_MINUTE: "r", LimitKind.TOKENS_PER_MINUTE: "w"}
 

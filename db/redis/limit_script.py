@@ -12,10 +12,10 @@ TENANT_SCOPE: Final = b"t"
 _FOLDER: Final = Path(__file__).parent
 
 
-def limit_script(name: str) -> RedisScript:
-    """Return one of the scripts of this folder, behind what they share."""
-    common, own = ((_FOLDER / each).read_text(encoding="utf-8") for each in ("limits_common.lua", name))
-    return RedisScript(f"{common}\n{own}")
+def limit_script(name: str, *, charges: bool = False) -> RedisScript:
+    """Return one of the scripts of this folder, behind what all share, and what those share that charge."""
+    names = ("limits_common.lua", *(("limit_charges.lua",) if charges else ()), name)
+    return RedisScript("\n".join((_FOLDER / each).read_text(encoding="utf-8") for each in names))
 
 
 @lru_cache(maxsize=4096)

@@ -42,6 +42,9 @@ if is_open_known then
 end
 
 local answer = {'known', now_s}
+local stands = {}
+local stored = redis.call('HMGET', standings, 't', key)
+stands.t, stands[key] = standing(stored[1]), standing(stored[2])
 
 local function add(in_use, of_that_reserved, drained_ms)
   in_use = math.max(0, in_use)
@@ -50,9 +53,9 @@ local function add(in_use, of_that_reserved, drained_ms)
   answer[#answer + 1] = drained_ms
 end
 
-local function add_bucket(name, scope, limit, of_that_reserved)
+local function add_bucket(scope, bucket, limit, of_that_reserved)
   if limit == 0 then return add(0, 0, 0) end
-  local level = read_bucket(prefix .. ':' .. name .. ':' .. scope, limit)
+  local level = level_now(stands[scope], bucket, limit)
   add(math.ceil(level / UNIT), of_that_reserved, math.ceil(level / limit / 1000))
 end
 
@@ -64,9 +67,9 @@ end
 for _, level in ipairs({{'t', 9}, {key, 14}}) do
   local scope, first = level[1], level[2]
   local rpm, tpm, running, per_day, per_month = unpack(n, first, first + 4)
-  if rpm >= 0 then add_bucket('r', scope, rpm, 0) end
-  if tpm >= 0 then add_bucket('w', scope, tpm, reserved[scope].w) end
-  if running >= 0 then add(tonumber(redis.call('HGET', prefix .. ':running', scope) or 0), 0, 0) end
+  if rpm >= 0 then add_bucket(scope, REQUESTS, rpm, 0) end
+  if tpm >= 0 then add_bucket(scope, TOKENS, tpm, reserved[scope].w) end
+  if running >= 0 then add(stands[scope][RUNNING], 0, 0) end
   if per_day >= 0 then add_quota('d', day, scope, reserved[scope].d) end
   if per_month >= 0 then add_quota('m', month, scope, reserved[scope].m) end
 end

@@ -8,8 +8,8 @@ import asyncio
 import itertools
 import struct
 import time
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, cast, overload
 
 import msgspec
 
@@ -18,14 +18,16 @@ from db.redis.multiplex import MultiplexedRedis, RedisAway
 from domain.limits import Admitted, Ask, LimitKind, Limits, LimitState, Refused, Unknown
 from domain.values import KeyId, RequestId, TenantId
 
-_SCRIPT: Final = limit_script("limits.lua")
+_TAKE: Final = limit_script("limit_take.lua")
+_SETTLE: Final = limit_script("limit_settle.lua", charges=True)
+_GIVE_BACK: Final = limit_script("limit_give_back.lua", charges=True)
 _KINDS: Final = tuple(LimitKind)
 _HEADER: Final = 4
 _SECOND_US: Final = 1_000_000
 _TRIES: Final = 3
 
 _pack_terms = struct.Struct("<18d").pack
-_pack_asked = struct.Struct("<3d").pack
+_pack_asked = struct.Struct("<2d").pack
 MAX_TERMS: Final = 20_000
 
 
@@ -63,6 +65,40 @@ class _Terms:
             and ask.tenant_limits is own.tenant_limits
             and ask.key_limits is own.key_limits
         )
+
+
+class _States(Sequence[LimitState]):
+    """How limits stand. Read only when somebody looks: by then the request has gone on to a backend."""
+
+    __slots__ = ("_limited", "_numbers", "_read")
+
+    def __init__(self, numbers: list[int], limited: tuple[tuple[LimitKind, str, int], ...]) -> None:
+        self._numbers = numbers
+        self._limited = limited
+        self._read: tuple[LimitState, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._limited)
+
+    @overload
+    def __getitem__(self, index: int) -> LimitState: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LimitState]: ...
+    def __getitem__(self, index: int | slice) -> LimitState | Sequence[LimitState]:
+        if self._read is None:
+            numbers = self._numbers
+            self._read = tuple(
+                [
+                    LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
+                    for at, (kind, scope, limit) in zip(
+                        itertools.count(_HEADER, 2), self._limited, strict=False
+                    )
+                ]
+            )
+        return self._read[index]
+
+    def __iter__(self) -> Iterator[LimitState]:
+        return iter(self[:])
 
 
 class OutsidePeriods(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -121,8 +157,10 @@ class LimitStore:
             seconds, microseconds = cast("list[bytes]", await self.redis.call("TIME"))
             self._saw(int(seconds) * _SECOND_US + int(microseconds))
         terms = self._terms_of(ask)
+        if again:
+            await self.redis.run(_GIVE_BACK, terms.keys, ask.request_id.bytes)
         for _ in range(_TRIES):
-            answer = await self._take(ask, terms, again=again)
+            answer = await self._take(ask, terms)
             if answer[0] != b"late":
                 return self._decision(answer, terms)
             # Its clock has jumped, or this process was held up: ask again by the time it told.
@@ -137,22 +175,21 @@ class LimitStore:
             terms = self._terms[ask.key_id] = _Terms(ask)
         return terms
 
-    async def _take(self, ask: Ask, terms: _Terms, *, again: bool) -> list[bytes | int]:
+    async def _take(self, ask: Ask, terms: _Terms) -> list[bytes | int]:
         # Redis acts upon nothing that comes to its turn when nobody waits for it any more: it would be held for ever.
         until_us = (self._now() + (self._ahead_s or 0.0) + self.redis.timeout_s) * _SECOND_US
         try:
             answer = await self.redis.run(
-                _SCRIPT,
+                _TAKE,
                 terms.keys,
-                "take",
                 ask.request_id.bytes,
                 self._process_id,
                 ask.key_id.bytes,
-                _pack_asked(ask.tokens, until_us, again) + terms.packed,
+                _pack_asked(ask.tokens, until_us) + terms.packed,
             )
         except asyncio.CancelledError:
             # The reservation was made or is under way, and its owner is gone.
-            self.redis.send_on(_SCRIPT, terms.keys, "settle", ask.request_id.bytes, 0)
+            self.redis.send_on(_SETTLE, terms.keys, ask.request_id.bytes, 0)
             raise
         return cast("list[bytes | int]", answer)
 
@@ -168,12 +205,7 @@ class LimitStore:
         if verdict == b"periods":
             raise OutsidePeriods(now_s)
         numbers = cast("list[int]", answer)
-        states = tuple(
-            [
-                LimitState(kind, scope, limit, numbers[at], numbers[at + 1] / 1000)
-                for at, (kind, scope, limit) in zip(itertools.count(_HEADER, 2), terms.limited, strict=False)
-            ]
-        )
+        states = _States(numbers, terms.limited)
         if verdict == b"admitted":
             return Admitted(states, now_s)
         return Refused(states[numbers[2] - 1], numbers[3] / 1000, states)
@@ -185,9 +217,7 @@ class LimitStore:
         before, or not admitted, or Redis lost its memory of it. While they are not complete it is always True, for
         whoever makes them takes it into account.
         """
-        answer = await self.redis.run(
-            _SCRIPT, (tenant_prefix(tenant_id),), "settle", request_id.bytes, max(tokens, 0)
-        )
+        answer = await self.redis.run(_SETTLE, (tenant_prefix(tenant_id),), request_id.bytes, max(tokens, 0))
         return answer == 1
 
     def settle_soon(
@@ -213,9 +243,8 @@ class LimitStore:
             on_answer(answer == 1 if isinstance(answer, int) else None)
 
         return self.redis.run_soon(
-            _SCRIPT,
+            _SETTLE,
             (tenant_prefix(tenant_id),),
-            "settle",
             request_id.bytes,
             max(tokens, 0),
             on_answer=told,
@@ -224,7 +253,7 @@ class LimitStore:
 
     async def forget(self, tenant_id: TenantId) -> None:
         """Have the next `take` of a tenant find its counters unknown, so that they are made anew."""
-        await self.redis.call("DEL", f"{tenant_prefix(tenant_id)}:epoch")
+        await self.redis.call("HDEL", f"{tenant_prefix(tenant_id)}:now", "epoch")
 
 
 def _numbers(limits: Limits) -> tuple[int, ...]:

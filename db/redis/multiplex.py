@@ -91,10 +91,17 @@ class MultiplexedRedis:
 
     async def run(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> object:
         """Run a script and return its answer; raise as `call` does. A Redis that does not know it learns it."""
-        try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
+        # What `call` does, without a coroutine of its own: every limited request passes here.
+        link = self._link
+        if link is None or link.broken:
+            link = await self._connected()
+        answer = await link.ask(_packed(("EVALSHA", script.sha, len(keys), *keys, *args)))
+        if not isinstance(answer, hiredis.ReplyError):
+            return answer
+        refusal = _refusal(answer)
+        if isinstance(refusal, NoScriptError):
             return await self.call("EVAL", script.source, len(keys), *keys, *args)
+        raise refusal
 
     def run_soon(
         self,
@@ -117,9 +124,10 @@ class MultiplexedRedis:
         return True
 
     def send_on(self, script: RedisScript, keys: tuple[_Argument, ...], *args: _Argument) -> None:
-        """Run a known script behind all that was sent before, without waiting; lost if the connection is."""
+        """Run a script behind all that was sent before, without waiting; lost if the connection is."""
         if self._link is not None and not self._link.broken:
-            command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            # By its text: nobody would hear that Redis does not know it. It is rare.
+            command = ("EVAL", script.source, len(keys), *keys, *args)
             # The loop complains about failures that nobody collects; nobody will.
             self._link.ask(_packed(command)).add_done_callback(_collect)
 

@@ -33,6 +33,7 @@ from tests.support.counts import chosen_seed, count
 from tests.support.crowd import DEADLINE_S, EMBEDDER, GENERATORS, OK, Crowd, Told
 from tests.support.demolition import Absence, Demolition, Target, schedule
 from tests.support.gateway import Gateway, Key, UsageRow
+from tests.support.limits import running_requests
 from tests.support.ollama import SimulatedOllama
 from tests.support.own_stores import OwnPostgres, OwnValkey
 from tests.support.witnesses import Witnesses
@@ -193,7 +194,8 @@ async def reservations(redis: Redis, key: Key) -> Reservations:
     # Packed by Redis with keys' ids as they are, which no decoder takes for text.
     held = [cast("bytes", packed) for packed in await redis.hvals(f"{prefix}:open")]
     return Reservations(
-        open=sum(b"swept" not in one for one in held), running=await redis.hlen(f"{prefix}:running")
+        open=sum(b"swept" not in one for one in held),
+        running=len(running_requests(await redis.hgetall(f"{prefix}:now"))),
     )
 
 
@@ -202,7 +204,7 @@ async def spent(gateway: Gateway, redis: Redis, key: Key) -> tuple[int, int]:
     deadline = time.monotonic() + SETTLED_WITHIN_S
     async with gateway.client(key) as client:
         while True:
-            if not await redis.exists(f"nng:{{t:{key.tenant_id}}}:epoch"):
+            if not await redis.hexists(f"nng:{{t:{key.tenant_id}}}:now", "epoch"):
                 # Counters that are in doubt are made anew by the next request.
                 reply = await ask(client, model=GENERATORS[0])
                 assert reply.status_code == OK, reply.text

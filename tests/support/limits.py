@@ -1,7 +1,8 @@
 """Builders of asks around the present, and a tenant that Redis already knows."""
 
+import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4
 
 from db.redis.limit_recounts import LimitRecounts
@@ -13,6 +14,8 @@ from domain.values import KeyId, Limits, RequestId, TenantId
 
 DAY_S = 86_400
 UNLIMITED = Limits()
+STANDING = struct.Struct("<5d")
+"""A scope's standing in Redis; the last number is how many of its requests run."""
 _TOO_MUCH = 10**12
 
 
@@ -103,6 +106,12 @@ async def refused(store: LimitStore, ask: Ask) -> Refused:
     answer = await store.take(ask)
     assert isinstance(answer, Refused), answer
     return answer
+
+
+def running_requests(standings: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    """Return how many requests run by scope, of a tenant's standings in Redis; those with none are left out."""
+    running = {scope: int(STANDING.unpack(one)[-1]) for scope, one in standings.items() if scope != b"epoch"}
+    return {scope: number for scope, number in running.items() if number}
 
 
 async def age_reservations(redis: MultiplexedRedis, of: Customer, seconds: int) -> None:

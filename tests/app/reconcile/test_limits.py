@@ -12,6 +12,7 @@ from app.reconcile.survey import survey
 from domain.limits import LimitKind
 from domain.usage import UsageRecord
 from tests.app.reconcile.conftest import ACTOR, TOKENS, World
+from tests.support.limits import STANDING, running_requests
 
 SECONDS = 120
 
@@ -29,6 +30,11 @@ async def served(world: World) -> UsageRecord:
     record = await serve(world)
     await world.rows.insert_batch([record])
     return record
+
+
+async def running(world: World) -> dict[bytes, int]:
+    """Return how many requests run by scope."""
+    return running_requests(await world.redis.hgetall(f"{world.prefix}:now"))
 
 
 async def differing(world: World) -> dict[str, str]:
@@ -82,7 +88,7 @@ async def test_sums_that_are_off_are_named_to_the_token_and_counted_anew(
 
     await world.repair()
 
-    assert not await world.redis.exists(f"{world.prefix}:epoch")
+    assert not await world.redis.hexists(f"{world.prefix}:now", "epoch")
     assert await world.found() == []
 
 
@@ -122,15 +128,18 @@ async def test_counters_that_nothing_is_granted_by_are_not_compared(world: World
 
 async def test_running_requests_are_counted_anew_from_their_reservations(world: World) -> None:
     await world.take()
-    await world.redis.hincrby(f"{world.prefix}:running", "t", 2)
-    await world.redis.hdel(f"{world.prefix}:running", world.key_id.bytes)
+    miscounted = {b"t": 3, world.key_id.bytes: 0}
+    await world.redis.hset(
+        f"{world.prefix}:now",
+        mapping={scope: STANDING.pack(0, 0, 0, 0, running) for scope, running in miscounted.items()},
+    )
     assert sorted((await differing(world)).values()) == ["1 too few", "2 too many"]
 
     await world.repair()
 
     assert await world.found() == []
     await world.begin()
-    assert await world.redis.hgetall(f"{world.prefix}:running") == {b"t": b"1", world.key_id.bytes: b"1"}
+    assert await running(world) == {b"t": 1, world.key_id.bytes: 1}
     assert await world.found() == []
 
 
@@ -144,7 +153,7 @@ async def test_what_a_dead_process_holds_is_given_back(world: World) -> None:
 
     assert await world.repair() == ["1 given back"]
 
-    assert await world.redis.hgetall(f"{world.prefix}:running") == {}
+    assert await running(world) == {}
 
 
 async def test_a_request_of_which_nobody_knows_anything_is_named(world: World) -> None:

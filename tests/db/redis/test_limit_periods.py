@@ -1,6 +1,7 @@
 """Days and months on a real server: which one counts, by whose clock, and for how long its sums are kept."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from db.redis.multiplex import MultiplexedRedis
 from domain.limits import LimitKind, Limits, PeriodBounds, Spent
 from tests.support.limits import (
     DAY_S,
+    STANDING,
     Customer,
     admitted,
     begin,
@@ -112,10 +114,26 @@ async def test_every_sum_and_rate_ends_by_itself(store: LimitStore, redis: Multi
     lives = {
         key.rsplit(b"}:")[1].split(b":")[0]: await redis.call("PTTL", key) for key in await memory(redis, one)
     }
-    assert lives.pop(b"epoch") == lives.pop(b"open") == lives.pop(b"running") == -1
+    assert lives.pop(b"open") == lives.pop(b"now") == -1
     assert lives == {
-        b"r": pytest.approx(306_000, abs=2000),
-        b"w": pytest.approx(330_000, abs=2000),
         b"d": pytest.approx((3 * DAY_S - 3600) * 1000, abs=10_000),
         b"m": pytest.approx(30 * DAY_S * 1000, abs=10_000),
     }
+
+
+async def test_whoever_was_idle_for_a_day_takes_no_room_the_day_after(
+    store: LimitStore, redis: MultiplexedRedis
+) -> None:
+    one = Customer(tenant=Limits(tokens_per_day=100))
+    await begin(store, one.tenant_id, ())
+    long_ago_us = (time.time() - DAY_S - 60) * 1e6
+    idle, busy = (
+        STANDING.pack(9, long_ago_us, 9, long_ago_us, 0),
+        STANDING.pack(9, long_ago_us, 9, long_ago_us, 1),
+    )
+    standings = f"nng:{{t:{one.tenant_id}}}:now"
+    await redis.call("HSET", standings, "idle", idle, "busy", busy)
+
+    await admitted(store, one.ask(1))
+
+    assert await redis.call("HMGET", standings, "idle", "busy") == [None, busy]

@@ -13,7 +13,7 @@ from db.redis.limits import LimitStore
 from db.redis.multiplex import MultiplexedRedis
 from domain.limits import Ask, Held, LimitKind, Limits, Refused
 from domain.recounts import Level, Recount, Running
-from tests.support.limits import Customer, admitted, age_reservations, refused, remaining
+from tests.support.limits import STANDING, Customer, admitted, age_reservations, refused, remaining
 
 DAY: Final = ("tenant", LimitKind.TOKENS_PER_DAY)
 
@@ -54,8 +54,8 @@ class World:
 
     async def running(self) -> int:
         """Return how many requests run."""
-        answer = await self.redis.call("HGET", f"nng:{{t:{self.one.tenant_id}}}:running", "t")
-        return int(answer) if isinstance(answer, bytes) else 0
+        answer = await self.redis.call("HGET", f"nng:{{t:{self.one.tenant_id}}}:now", "t")
+        return int(STANDING.unpack(answer)[-1]) if isinstance(answer, bytes) else 0
 
 
 @pytest.fixture

@@ -117,4 +117,4 @@ async def test_nothing_but_sums_is_left_when_all_is_settled(
     await store.settle(one.tenant_id, ask.request_id, 0)
 
     kept = {key.rsplit(b"}:")[1].split(b":")[0] for key in await memory(redis, one)}
-    assert kept == {b"epoch", b"d", b"m", b"r"}
+    assert kept == {b"now", b"d", b"m"}
