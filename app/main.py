@@ -20,6 +20,7 @@ from app.gateway.cors import Cors
 from app.gateway.endpoint import Endpoint
 from app.gateway.gate import Gate
 from app.gateway.gateway import Gateway
+from app.gateway.lingering import Lingering
 from app.gateway.path_keys import PathKeys
 from app.gateway.routes import public_routes
 from app.health import Probes, health_handlers, metrics_handler
@@ -60,8 +61,9 @@ def create_app(settings: AppSettings) -> ASGIApp:
     access_log = AccessLog(settings.log_format)
     refusals = Refusals(metrics, access_log)
     if Surface.TENANT in settings.surfaces:
+        lingering = Lingering()
         for route in public_routes(entrance.within, frozenset(settings.extra_request_fields)):
-            endpoint = Endpoint(route, metrics=metrics, access_log=access_log)
+            endpoint = Endpoint(route, metrics=metrics, access_log=access_log, lingering=lingering)
             if route.prefix is not None:
                 below[route.prefix.decode()] = endpoint
             else:

@@ -158,6 +158,7 @@ class Bodies:
         finally:
             self._ended.pop(task, None)
             del self._arriving[task]
+        call.body_is_read = True
         return body.whole() if hold.held_bytes < LARGE_BYTES else await self._aside.run(body.whole)
 
     async def parse(self, parse: Callable[[bytes | Lifted], Parsed], body: bytes) -> Parsed:

@@ -23,6 +23,8 @@ class Call:
         "_forwarded_for",
         "_path_key",
         "_x_api_key",
+        "asks_first",
+        "body_is_read",
         "body_length",
         "client_request_id",
         "content_encoding",
@@ -61,6 +63,8 @@ class Call:
         self.request_id: Final = RequestId(uuid7())
         self.request_id_text: Final = str(self.request_id).encode()
         self.body_length: int | None = None
+        self.body_is_read = False
+        self.asks_first = False
         self.content_encoding = b"identity"
         self.transfer_coding: bytes | None = None
         self.key_digests: tuple[bytes, ...] = ()
@@ -90,6 +94,11 @@ class Call:
     def take_key(self, key: bytes) -> None:
         """Take a key from the body of a login form as if a header had carried it."""
         self._x_api_key.append(key)
+
+    @property
+    def is_being_sent(self) -> bool:
+        """Whether bytes of a body may be on their way: nobody has read it, and its client does not ask first."""
+        return not (self.body_is_read or self.asks_first) and bool(self.body_length or self.transfer_coding)
 
     def let_go_of_body(self) -> None:
         """Stop counting the bytes of the body; once more does no harm."""
@@ -132,6 +141,9 @@ class Call:
         seen = self.transfer_coding
         self.transfer_coding = value.strip(b" \t").lower() if seen is None else b"%b, %b" % (seen, value)
 
+    def _scan_expect(self, _: bytes) -> None:
+        self.asks_first = True
+
     def _scan_content_encoding(self, value: bytes) -> None:
         self.content_encoding = value.strip().lower()
 
@@ -151,6 +163,7 @@ _SCANNERS = {
     b"content-length": Call._scan_content_length,  # noqa: SLF001
     b"content-encoding": Call._scan_content_encoding,  # noqa: SLF001
     b"transfer-encoding": Call._scan_transfer_encoding,  # noqa: SLF001
+    b"expect": Call._scan_expect,  # noqa: SLF001
     b"x-request-id": Call._scan_request_id,  # noqa: SLF001
     b"traceparent": Call._scan_traceparent,  # noqa: SLF001
 }

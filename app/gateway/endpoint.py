@@ -13,10 +13,11 @@ from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import BodyCut, ClientLeft
 from app.gateway.call import Call
 from app.gateway.downstream import JSON, Downstream
+from app.gateway.lingering import Lingering
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics, RouteMetrics
 from app.problems import problem_of, render, render_event
-from domain.errors import BrokenFraming, GatewayError, MethodNotAllowed, Unavailable, UnknownPath
+from domain.errors import BodyTooSlow, BrokenFraming, GatewayError, MethodNotAllowed, Unavailable, UnknownPath
 from domain.values import ApiFamily
 
 CLIENT_CLOSED_STATUS: Final = 499
@@ -68,8 +69,11 @@ class PublicRoute(msgspec.Struct, frozen=True):
 class Endpoint:
     """The ASGI application behind one public route."""
 
-    def __init__(self, route: PublicRoute, *, metrics: Metrics, access_log: AccessLog) -> None:
+    def __init__(
+        self, route: PublicRoute, *, metrics: Metrics, access_log: AccessLog, lingering: Lingering
+    ) -> None:
         self._route = route
+        self._lingering = lingering
         self._raw_path = route.template.encode()
         self._metrics = RouteMetrics(metrics, route.template)
         self._access_log = access_log
@@ -93,10 +97,10 @@ class Endpoint:
         try:
             await self._handler(call)(visit)
         except GatewayError as refusal:
-            await self._refuse(downstream, refusal)
+            await self._refuse(visit, refusal)
         except BodyCut:
             # If its chunks are broken, there still is somebody to be told.
-            await self._refuse(downstream, BrokenFraming(BROKEN_OFF))
+            await self._refuse(visit, BrokenFraming(BROKEN_OFF))
             downstream.status = CLIENT_CLOSED_STATUS
         except ClientLeft:
             downstream.status = CLIENT_CLOSED_STATUS
@@ -106,7 +110,7 @@ class Endpoint:
             _log.exception(
                 "request_failed", request_id=call.request_id_text.decode(), route=self._route.template
             )
-            await self._refuse(downstream, fault)
+            await self._refuse(visit, fault)
         finally:
             call.let_go_of_body()
             downstream.close()
@@ -134,8 +138,9 @@ class Endpoint:
             raise BrokenFraming(TWO_ENDS)
         return handler
 
-    async def _refuse(self, downstream: Downstream, error: Exception) -> None:
+    async def _refuse(self, visit: Visit, error: Exception) -> None:
         """Tell the client, unless an answer has begun: the server then closes the connection, unfinished as it is."""
+        downstream = visit.downstream
         if isinstance(error, Unavailable):
             self._metrics.unavailable(error.reason)
         if downstream.answering:
@@ -145,4 +150,6 @@ class Endpoint:
             await downstream.finish(render_event(problem, self._route.family, downstream.request_id))
             return
         body = render(problem, self._route.family, downstream.request_id)
+        if visit.call.is_being_sent and not isinstance(error, BodyTooSlow):
+            await self._lingering.let_finish(visit.receive)
         await downstream.answer(problem.status, JSON, body, problem.headers)

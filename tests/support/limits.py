@@ -3,6 +3,7 @@
 import struct
 import time
 from collections.abc import Iterable, Mapping
+from typing import cast
 from uuid import UUID, uuid4
 
 from db.redis.limit_recounts import LimitRecounts
@@ -108,8 +109,9 @@ async def refused(store: LimitStore, ask: Ask) -> Refused:
     return answer
 
 
-def running_requests(standings: Mapping[bytes, bytes]) -> dict[bytes, int]:
+def running_requests(hgetall: Mapping[bytes | str, bytes | str]) -> dict[bytes, int]:
     """Return how many requests run by scope, of a tenant's standings in Redis; those with none are left out."""
+    standings = cast("Mapping[bytes, bytes]", hgetall)  # from a client that returns bytes
     running = {scope: int(STANDING.unpack(one)[-1]) for scope, one in standings.items() if scope != b"epoch"}
     return {scope: number for scope, number in running.items() if number}
 

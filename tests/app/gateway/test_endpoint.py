@@ -13,6 +13,7 @@ from app.gateway.access_log import AccessLog
 from app.gateway.body import BodyCut, ClientLeft
 from app.gateway.downstream import HEARTBEAT, JSON
 from app.gateway.endpoint import Endpoint, Handler, PublicRoute, Visit
+from app.gateway.lingering import Lingering
 from app.gateway.relay import AnswerCut
 from app.metrics import Metrics
 from app.problems import problem_of, render_event
@@ -37,7 +38,7 @@ class World:
         self.metrics = Metrics()
         self.outbox = Outbox()
         route = PublicRoute(template, family, handlers, prefix)
-        self.endpoint = Endpoint(route, metrics=self.metrics, access_log=self.log)
+        self.endpoint = Endpoint(route, metrics=self.metrics, access_log=self.log, lingering=Lingering())
 
     async def ask(
         self,

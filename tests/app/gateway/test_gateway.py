@@ -21,6 +21,7 @@ from app.gateway.exchanges import Exchanges
 from app.gateway.gateway import Gateway, first_of_month
 from app.gateway.journal.ledger import LedgerState
 from app.gateway.key_uses import KeyUses
+from app.gateway.lingering import Lingering
 from app.gateway.reads import read_routes
 from app.metrics import Metrics
 from db.redis.limit_standing import LimitStanding
@@ -245,7 +246,9 @@ async def test_limits_that_cannot_be_read_are_told_as_unknown_and_never_as_an_er
         tenant_limits=Limits(requests_per_minute=60), key_limits=Limits(concurrency=2)
     )
     (route,) = [route for route in read_routes(lambda: world.gateway) if route.template == "/me"]
-    endpoint = Endpoint(route, metrics=world.metrics, access_log=AccessLog("json", io.StringIO()))
+    endpoint = Endpoint(
+        route, metrics=world.metrics, access_log=AccessLog("json", io.StringIO()), lingering=Lingering()
+    )
     answer = await ask(endpoint.answer, "GET", b"/me", [(b"x-api-key", KEY)])
 
     unknown = dict.fromkeys(("used", "reserved", "remaining", "resets_at"))

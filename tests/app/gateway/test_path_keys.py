@@ -9,6 +9,7 @@ from litestar.types import Receive, Scope, Send
 from app.gateway.access_log import AccessLog
 from app.gateway.downstream import JSON
 from app.gateway.endpoint import Endpoint, PublicRoute, Visit
+from app.gateway.lingering import Lingering
 from app.gateway.path_keys import PathKeys
 from app.metrics import Metrics
 from app.refusals import Refusals
@@ -48,7 +49,7 @@ class World:
             await visit.downstream.answer(200, JSON, said)
 
         route = PublicRoute(template, ApiFamily.NATIVE, {"GET": tell}, prefix)
-        return Endpoint(route, metrics=self.metrics, access_log=self._access_log)
+        return Endpoint(route, metrics=self.metrics, access_log=self._access_log, lingering=Lingering())
 
     async def ask(self, path: str, *headers: tuple[bytes, bytes], method: str = "GET") -> Answer:
         return await ask(self.app, method, path.encode("latin-1"), headers)
