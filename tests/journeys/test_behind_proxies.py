@@ -360,6 +360,7 @@ async def test_no_connection_that_was_made_is_lost_and_nobody_is_let_in_too_earl
     assert set(heard) == {"200", "refused"}, heard
 
 
+@pytest.mark.timeout(count(120, 1200))
 @pytest.mark.parametrize("kind", RESTARTED_BEHIND)
 async def test_f28_a_rolling_restart_loses_no_request(
     gateway: Gateway,

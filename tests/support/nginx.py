@@ -19,6 +19,8 @@ from tests.support.waiting import wait_until
 
 SHIPPED: Final = ROOT / "ops/nginx/vhost.d" / HOST
 WORKERS: Final = 2
+_DEFAULT_TIMEOUT_S: Final = 60
+"""How long nginx waits for an answer unless it is told otherwise."""
 
 _BASE: Final = """
 {user}
@@ -41,6 +43,7 @@ worker_processes {workers};
 http {{
   {files}
   keepalive_timeout 65;
+  proxy_read_timeout {default_timeout_ms:.0f}ms;
   server_names_hash_bucket_size 128;
   gzip_types text/plain text/css application/javascript application/json;
   map $http_x_forwarded_proto $forwarded_proto {{ default $http_x_forwarded_proto; '' $scheme; }}
@@ -118,6 +121,7 @@ class Nginx(Edge):
             base=_base(self.directory),
             files=_FILES.format(directory=self.directory),
             workers=WORKERS,
+            default_timeout_ms=_DEFAULT_TIMEOUT_S * 1000 / self._hurry,
             directory=self.directory,
             host=HOST,
             port=self.port,

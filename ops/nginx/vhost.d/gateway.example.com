@@ -30,6 +30,8 @@ gzip off;
 # Only what was certainly not worked on goes to another replica. This is nginx's own default, written down because
 # `non_idempotent` would have prompts answered twice.
 proxy_next_upstream error timeout;
+# Several replicas: restart one, wait until it is ready, and 15 s more. nginx leaves a replica that refused alone for ten seconds, and
+# answers 502 while it leaves all alone. With that, a rolling restart loses no request.
 
 # Strict-Transport-Security comes from nginx-proxy (variable HSTS of the gateway's container): it stands in the same server, so
 # these join it. A second one here would be sent as well.
