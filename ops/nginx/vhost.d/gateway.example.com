@@ -6,6 +6,9 @@
 # Everything belongs into this file, at the level of the server. In NAME_location, one add_header would drop all of these
 # and HSTS, and one proxy_set_header would drop X-Forwarded-For and all others, so that clients could forge their address.
 #
+# The gateway takes client addresses from nginx-proxy's X-Forwarded-For because GATEWAY_TRUSTED_PROXIES names its container: name yours there if it
+# is not called nginx-proxy.
+#
 # The gateway's container needs the label com.github.nginx-proxy.nginx-proxy.keepalive=disabled: nginx keeps idle connections for
 # longer than the gateway does, and a POST that meets one just being closed becomes a 502.
 
