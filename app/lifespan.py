@@ -4,13 +4,11 @@ import asyncio
 import functools
 import gc
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from types import FrameType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -19,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
 from app.admin.administration import Administration, running_administration
+from app.drain import Drain
 from app.entrance import Entrance
 from app.gateway.backend_reports import BackendReports
 from app.gateway.body import Bodies
@@ -68,6 +67,7 @@ from domain.keys import PepperRing
 
 GC_THRESHOLD: Final = 20_000
 FOLLOWER_RESTART_S: Final = 1.0
+USABLE_WITHIN_S: Final = 2.0
 
 _log = structlog.get_logger()
 
@@ -213,8 +213,9 @@ async def running_gateway(
             *(administration.followers if administration else ()),
         ):
             stack.push_async_callback(end, asyncio.create_task(_kept_running(follow)))
-        drain = stack.enter_context(_Drain(exchanges, settings.drain_s))
+        drain = stack.enter_context(Drain(exchanges, settings.drain_s))
         _settle_heap()
+        await _usable(probes.readiness)
         _log.info("gateway_started", backends=sorted(upstreams))
         yield gateway
         await drain.finished()
@@ -309,6 +310,17 @@ def _process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{str(uuid7())[-12:]}"
 
 
+async def _usable(readiness: Readiness) -> None:
+    """Wait until requests can be served, because a proxy sends them as soon as somebody listens.
+
+    Not for long: what this process cannot do without its stores, it says better than a closed door does.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(USABLE_WITHIN_S):
+            while not readiness.ready(without_redis=False):  # noqa: ASYNC110 - several followers see to it
+                await asyncio.sleep(0.01)
+
+
 def _settle_heap() -> None:
     """Take what start-up made out of the garbage collector's sight, and let it look less often.
 
@@ -330,44 +342,3 @@ async def _kept_running(follow: Callable[[], Coroutine[Any, Any, None]]) -> None
             await asyncio.sleep(FOLLOWER_RESTART_S)
         else:
             return
-
-
-class _Drain:
-    """Starts the drain at SIGTERM or SIGINT, before the server's own handler stops listening.
-
-    The server ends the lifespan only when every stream has ended, so whoever wants streams to end in time has
-    to hear of the stop when the server does.
-    """
-
-    def __init__(self, exchanges: Exchanges, deadline_s: float) -> None:
-        self._exchanges: Final = exchanges
-        self._deadline_s: Final = deadline_s
-        self._previous: dict[int, Any] = {}
-        self._draining: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._start)
-        previous: Callable[[int, FrameType | None], object] | int | None = self._previous[number]
-        if callable(previous):
-            previous(number, frame)
-
-    def _start(self) -> None:
-        if self._draining is None:
-            work: Coroutine[Any, Any, None] = self._exchanges.drain(self._deadline_s)
-            self._draining = self._loop.create_task(work)
-
-    async def finished(self) -> None:
-        """Drain if nobody asked before, and wait until the last exchange has settled."""
-        self._start()
-        if self._draining is not None:
-            await self._draining

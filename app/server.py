@@ -15,6 +15,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+from app.farewell import FAREWELL, farewell_s
 from app.settings import AppSettings
 
 HEADER_TIMEOUT_MS: Final = 15_000
@@ -34,8 +35,9 @@ class PatientServer(MPServer):
     nothing of its successor: only more than `MAX_DEATHS` within `DEATHS_WITHIN_S` are too many.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, farewell_s: float, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._farewell_s = farewell_s
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
 
     def _respawn_workers(
@@ -49,12 +51,22 @@ class PatientServer(MPServer):
                 self.respawned_wrks.pop(index, None)
             self._deaths.append(now)
 
+    def _stop_workers(self) -> None:
+        """Tell the app processes that they will have to stop, and after a moment to do so (`app/drain.py`)."""
+        for worker in self.wrks:
+            if worker.inner.is_alive():
+                os.kill(worker.inner.pid, FAREWELL)
+        time.sleep(self._farewell_s)
+        super()._stop_workers()  # type: ignore[no-untyped-call] # granian leaves it untyped
+
 
 def serve(settings: AppSettings) -> None:
     """Serve until SIGINT or SIGTERM. Blocks."""
     # A worker process inherits granian's handlers for the parent: told to stop while it still starts, it would
     # note that for nobody and be waited for until it is killed.
     os.register_at_fork(after_in_child=_end_when_told)
+    # What still starts has nobody to say farewell to, and must not end of it. They inherit this.
+    signal.signal(FAREWELL, signal.SIG_IGN)
     shared_metrics: Path | None = None
     if settings.workers > 1:
         shared_metrics = Path(tempfile.mkdtemp(prefix="nng-metrics-"))
@@ -82,6 +94,7 @@ def _granian(settings: AppSettings) -> PatientServer:
         respawn_failed_workers=True,
         respawn_interval=RESPAWN_INTERVAL_S,
         workers_kill_timeout=int(settings.drain_s) + KILL_MARGIN_S,
+        farewell_s=farewell_s(settings.drain_s),
         runtime_mode=RuntimeModes.st,
         loop=Loops.uvloop,
         http=HTTPModes.http1,

@@ -96,7 +96,16 @@ class Exchange:
 
 
 class Exchanges:
-    """All running exchanges of this process."""
+    """All running exchanges of this process.
+
+    Attributes
+    ----------
+    draining
+        The process has been told to stop. What arrives all the same, on a connection made before, is still served: it
+        would be lost to a client that no other process answers.
+    closed
+        The time for that is over; nothing is taken any more.
+    """
 
     def __init__(
         self, *, write_timeout_s: float, heartbeat_s: float, now: Callable[[], float] = time.monotonic
@@ -114,6 +123,7 @@ class Exchanges:
         self._loop = asyncio.get_running_loop()
         self._unwatched: list[Exchange] = []
         self.draining = False
+        self.closed = False
 
     def start(self, downstream: Downstream, receive: Receive, subject: Subject) -> tuple[Exchange, Task]:
         """Register the exchange that the running task is about to make, and return both."""
@@ -181,7 +191,9 @@ class Exchanges:
     async def drain(self, deadline_s: float, *, goodbye_s: float = GOODBYE_S) -> None:
         """Let running exchanges finish until the deadline, then cut the rest and wait for their goodbyes."""
         self.draining = True
-        if await self._idle_within(deadline_s):
+        idle = await self._idle_within(deadline_s)
+        self.closed = True
+        if idle:
             return
         for exchange in tuple(self._running):
             exchange.cut(CutReason.DRAINING)

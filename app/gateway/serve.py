@@ -203,9 +203,9 @@ def admit(call: Call, request: ParsedRequest, grant: Grant, gateway: Gateway) ->
     Raises
     ------
     Unavailable
-        This process is draining, or its journal has no room.
+        The time to drain is over, or the journal has no room.
     """
-    if gateway.exchanges.draining:
+    if gateway.exchanges.closed:
         raise Unavailable("draining")
     now = datetime.now(UTC)
     admission = Admission(

@@ -4,6 +4,7 @@ One instance of two app processes with stores of its own; the tests kill its par
 """
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -225,7 +226,7 @@ async def test_a_revoked_key_dies_in_every_process_also_on_open_connections(inst
         clients = [
             await stack.enter_async_context(leaving_client(instance.gateway.url)) for _ in range(CONNECTIONS)
         ]
-        assert [await _status(client, key) for client in clients] == [200] * CONNECTIONS
+        assert [await client.get("/api/tags", key=key.text) for client in clients] == [200] * CONNECTIONS
         await instance.gateway.revoke(key)
         revoked_at = time.monotonic()
 
@@ -234,18 +235,9 @@ async def test_a_revoked_key_dies_in_every_process_also_on_open_connections(inst
     assert max(took) < REVOKED_WITHIN_S
 
 
-async def _status(client: LeavingClient, key: Key) -> int:
-    await client.send(
-        f"GET /api/tags HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {key.text}\r\n\r\n".encode()
-    )
-    status, headers = await client.head()
-    await client.body(headers)
-    return status
-
-
 async def _refused_at(client: LeavingClient, key: Key) -> float:
     async with asyncio.timeout(10):
-        while await _status(client, key) != 401:
+        while await client.get("/api/tags", key=key.text) != 401:
             pass
     return time.monotonic()
 
@@ -366,6 +358,37 @@ async def test_told_to_stop_it_cuts_what_is_not_streamed_with_a_503(instance: In
     assert heard.request_id is not None
     (row,) = await instance.gateway.rows([heard.request_id])
     assert (row.outcome, row.estimated) == ("cut", True)
+
+
+async def test_told_to_stop_it_serves_what_still_arrives_until_its_time_is_over(instance: Instance) -> None:
+    await instance.ollama.change(tokens=500, token_interval_ms=40)
+    content = json.dumps(NATIVE_WHOLE.body(MODEL, options={"num_predict": 1})).encode()
+    head = (
+        f"POST {NATIVE_WHOLE.path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {instance.key.text}\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    url = instance.gateway.url
+    async with leaving_client(url) as early, leaving_client(url) as late:
+        for client in (early, late):
+            await client.send(head.encode() + content[:10])
+        longest = asyncio.create_task(hear(instance, NATIVE_STREAM))
+        await instance.ollama.wait(started=1)
+        instance.gateway.app.ask_to_stop()
+        try:
+            while await instance.gateway.status("/readyz") == httpx.codes.OK:
+                pass
+            await early.send(content[10:])
+            served, _ = await early.head()
+            await longest
+            await late.send(content[10:])
+            refused, _ = await late.head()
+            code = await instance.gateway.app.ended()
+        finally:
+            instance.gateway.app.kill()
+            instance.gateway.app.start()
+    await instance.gateway.ready()
+
+    assert (served, refused, code) == (200, 503, 0)
 
 
 async def test_told_to_stop_while_it_starts_it_ends_at_once(instance: Instance) -> None:

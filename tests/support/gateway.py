@@ -194,7 +194,7 @@ class Gateway:
             "GATEWAY_METRICS_TOKEN": METRICS_TOKEN,
             "GATEWAY_JOURNAL_DIR": str(self.journal),
             "GATEWAY_JOURNAL_BYTES": str(4 << 20),
-            "GATEWAY_DRAIN_SECONDS": "5",
+            "GATEWAY_DRAIN_SECONDS": "2",
             "GATEWAY_EXIT_WITH_PARENT": "true",
             **(settings or {}),
         }

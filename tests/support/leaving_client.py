@@ -33,6 +33,15 @@ class LeavingClient:
         )
         await self.send(head.encode() + content)
 
+    async def get(self, path: str, *, key: str) -> int:
+        """Ask for what has a length, and return the status."""
+        await self.send(
+            f"GET {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+        )
+        status, headers = await self.head()
+        await self.body(headers)
+        return status
+
     async def head(self) -> tuple[int, dict[str, str]]:
         """Read a response head: status and headers."""
         text = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -260,6 +260,19 @@ async def test_a_drain_waits_for_what_runs(world: World) -> None:
     assert client.got[-1] == b"answer"
 
 
+async def test_f27_until_its_end_a_drain_takes_what_arrives(world: World) -> None:
+    task, _, answered = world.start()
+    await until(lambda: len(world.exchanges) == 1, within_s=5)
+
+    draining = asyncio.create_task(world.exchanges.drain(3600))
+    await until(lambda: world.exchanges.draining, within_s=5)
+    assert not world.exchanges.closed
+    answered.set()
+    await asyncio.gather(draining, task)
+
+    assert world.exchanges.closed
+
+
 async def test_f27_a_drain_cuts_what_outlasts_it_and_waits_for_the_goodbyes(world: World) -> None:
     tasks = [world.start() for _ in range(3)]
     await until(lambda: len(world.exchanges) == 3, within_s=5)
