@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from app.cli.init import STORE_FILES
@@ -15,6 +17,7 @@ from app.cli.settings import AdminKeySettings, MigrateSettings
 from app.settings import AppSettings
 from db.settings import documented_variables
 from tests.support.compose import OVERRIDES, asked, project, rendered
+from tests.support.compose_valkey import PASSWORD, valkey_of_compose
 from tests.support.repository import ROOT, text_of
 from worker.settings import WorkerSettings
 
@@ -415,3 +418,35 @@ def test_no_health_check_needs_a_program_that_the_image_lacks() -> None:
 
     assert {check[1] for name, check in checks.items() if name in OURS} == {"python"}
     assert not re.search(r"curl|wget", json.dumps(checks))
+
+
+@pytest.fixture(scope="module")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a Valkey that runs by the command in compose.yml."""
+    with valkey_of_compose(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+def test_valkey_asks_for_its_password(valkey_url: str) -> None:
+    stranger = redis.Redis.from_url(valkey_url.replace(f":{PASSWORD}@", ""))
+
+    with stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+
+
+def test_valkey_never_evicts(valkey_url: str) -> None:
+    with redis.Redis.from_url(valkey_url) as client:
+        memory = client.info("memory")
+
+    assert (memory["maxmemory"], memory["maxmemory_policy"]) == (512 * 1024 * 1024, "noeviction")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["FLUSHALL", "FLUSHDB", "CONFIG GET dir", "KEYS *", "DEBUG SLEEP 0", "SHUTDOWN", "ACL LIST", "MONITOR"],
+)
+def test_nobody_empties_or_reconfigures_valkey_over_the_network(valkey_url: str, words: str) -> None:
+    refused = pytest.raises(redis.ResponseError, match=r"has no permissions|command not allowed")
+
+    with redis.Redis.from_url(valkey_url) as client, refused:
+        client.execute_command(*words.split())

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from tests.support.repository import ROOT
 
 OVERRIDES: Final = ("compose.admin.yml", "compose.dev.yml", "compose.gpu.yml", "compose.scale.yml")
 OLDEST_MAJOR: Final = 2
+_CANNOT: Final = 75
 NOT_HERE: Final = (
     "Docker Compose is not installed: the package docker-compose (2.24 or newer) or docker-compose-plugin"
 )
@@ -73,3 +75,14 @@ def rendered(directory: Path, *overrides: str) -> Any:
     assert done.returncode == 0, done.stderr
     assert "variable is not set" not in done.stderr
     return json.loads(done.stdout)
+
+
+def main() -> int:
+    """Print how Docker Compose is called or that it is not, and return the exit code."""
+    found = docker_compose()
+    sys.stdout.write(f"{NOT_HERE if found is None else ' '.join(found)}\n")
+    return _CANNOT if found is None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
