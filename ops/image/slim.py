@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 OURS = ("app", "worker", "db", "domain")
@@ -25,17 +25,26 @@ NEVER_CHOSEN = (
     "advanced_alchemy/extensions",
     "litestar/cli",
     "rich_click",
-    # The interface of pydantic 1, colours for other languages, commands of modules that our Redis does not load.
-    "pydantic/v1",
+    "litestar/contrib",
+    # Colours for other languages, commands of modules that our Redis does not load, archives, extensions of SQLAlchemy.
     "pygments/lexers",
     "redis/commands",
+    "backports/zstd/tarfile.py",
+    "backports/zstd/zipfile",
+    "sqlalchemy/ext",
 )
 # A traceback is the one thing that is ever shown in colour.
 CHOSEN_LATE = frozenset(
     {"pygments/lexers/python.py", "pygments/lexers/special.py", "pygments/lexers/text.py"}
 )
-# Only `migrate` imports these, since Alembic knows every database.
-NOT_WORTH_BYTECODE = ("mssql", "mysql", "oracle")
+# `migrate` alone imports these, once for each release.
+NOT_WORTH_BYTECODE = (
+    "alembic",
+    "mako",
+    "sqlalchemy/dialects/mssql",
+    "sqlalchemy/dialects/mysql",
+    "sqlalchemy/dialects/oracle",
+)
 
 
 def slim(site: Path) -> None:
@@ -43,6 +52,7 @@ def slim(site: Path) -> None:
     for library in site.rglob("*.so*"):
         subprocess.run(["strip", "--strip-unneeded", str(library)], check=True)
     _import_ours()
+    _use_ours()
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     imported = {Path(file) for file in files if file}
     for file in list(_unused(site)):
@@ -53,7 +63,7 @@ def slim(site: Path) -> None:
             folder.rmdir()
     own = {file for package in OURS for file in (site / package).rglob("*.py")}
     theirs = {file for file in imported if file.suffix == ".py" and site in file.parents}
-    for file in own | {file for file in theirs if file.parent.name not in NOT_WORTH_BYTECODE}:
+    for file in own | {file for file in theirs if not _within(file, site, NOT_WORTH_BYTECODE)}:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         py_compile.compile(str(file), doraise=True, invalidation_mode=mode)
 
@@ -64,6 +74,29 @@ def _import_ours() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             if not module.name.endswith(".__main__") and ".migrations" not in module.name:
                 importlib.import_module(module.name)
+
+
+def _use_ours() -> None:
+    """Have libraries import what they import only when they are used."""
+    from app.cli.commands import run  # noqa: PLC0415 - as `importlib` above: not before the libraries are stripped
+    from app.main import create_app  # noqa: PLC0415
+    from app.openapi import render_document  # noqa: PLC0415
+    from app.settings import load_app_settings  # noqa: PLC0415
+    from domain.keys import mint_pepper  # noqa: PLC0415
+
+    environ = {
+        "DATABASE_URL": "postgresql://nobody@localhost/none",
+        "REDIS_URL": "redis://localhost",
+        "GATEWAY_KEY_PEPPER": mint_pepper("p"),
+    }
+    create_app(load_app_settings(environ))
+    render_document(admin_only=False)
+    if run(("--help",)) != 0:
+        raise SystemExit("the command line does not start")
+
+
+def _within(file: Path, site: Path, places: Iterable[str]) -> bool:
+    return any(file.is_relative_to(site / place) for place in places)
 
 
 def _unused(site: Path) -> Iterator[Path]:
@@ -78,7 +111,7 @@ def _unused(site: Path) -> Iterator[Path]:
             # It lists what is about to go; nothing will be installed over this environment or taken out of it.
             or place.match("*.dist-info/RECORD")
             or not {"testing", "tests"}.isdisjoint(place.parts)
-            or (any(site / name in file.parents for name in NEVER_CHOSEN) and file not in chosen_late)
+            or (_within(file, site, NEVER_CHOSEN) and file not in chosen_late)
             or (zones_of_the_base and site / "tzdata" / "zoneinfo" in file.parents)
         ):
             yield file

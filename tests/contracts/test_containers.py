@@ -4,7 +4,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import yaml
 
 from app.cli.init import STORE_FILES
 from app.cli.settings import AdminKeySettings, MigrateSettings
+from app.embedded.ports import pick
 from app.settings import AppSettings
 from db.settings import documented_variables
 from tests.support.compose import OVERRIDES, asked, project, rendered
@@ -414,10 +418,44 @@ def test_what_must_outlive_a_container_is_on_named_volumes() -> None:
 
 
 def test_no_health_check_needs_a_program_that_the_image_lacks() -> None:
-    checks = {name: service["healthcheck"]["test"] for name, service in SERVICES.items() if name != "migrate"}
+    checks = {name: SERVICES[name]["healthcheck"]["test"] for name in SERVICES if name != "migrate"}
 
-    assert {check[1] for name, check in checks.items() if name in OURS} == {"python"}
+    assert {name: check[4:] for name, check in checks.items() if name in OURS} == {
+        "gateway": ["/app/healthcheck.py", "8000", "/readyz"],
+        "gateway-admin": ["/app/healthcheck.py", "8000", "/readyz"],
+        "worker": ["/app/healthcheck.py", "8001", "/healthz"],
+    }
+    assert (
+        f"HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD {json.dumps(checks['gateway'][1:])}\n"
+        in (CONTAINERFILE)
+    )
     assert not re.search(r"curl|wget", json.dumps(checks))
+
+
+def _checked(port: int) -> int:
+    """Return the exit code of the health check in the image."""
+    command = [sys.executable, "-I", "-S", ROOT / "ops/image/healthcheck.py", str(port), "/readyz"]
+    return subprocess.run(command, check=False).returncode
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_tells_ready_from_not_ready(status: int, code: int) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+
+        assert _checked(server.server_port) == code
+
+
+def test_the_health_check_fails_where_nobody_listens() -> None:
+    assert _checked(pick()) == 1
 
 
 @pytest.fixture(scope="module")
