@@ -434,7 +434,7 @@ def test_no_health_check_needs_a_program_that_the_image_lacks() -> None:
 
 def _checked(port: int) -> int:
     """Return the exit code of the health check in the image."""
-    command = [sys.executable, "-I", "-S", ROOT / "ops/image/healthcheck.py", str(port), "/readyz"]
+    command = [sys.executable, "-I", "-S", str(ROOT / "ops/image/healthcheck.py"), str(port), "/readyz"]
     return subprocess.run(command, check=False).returncode
 
 
