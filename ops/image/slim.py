@@ -41,6 +41,7 @@ CHOSEN_LATE = frozenset(
 NOT_WORTH_BYTECODE = (
     "alembic",
     "mako",
+    "pygments/lexers",
     "sqlalchemy/dialects/mssql",
     "sqlalchemy/dialects/mysql",
     "sqlalchemy/dialects/oracle",

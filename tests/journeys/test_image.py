@@ -17,6 +17,7 @@ import yaml
 
 from app.embedded.ports import pick
 from tests.support.compose_valkey import valkey_of_compose
+from tests.support.counts import tell_cases
 from tests.support.image import USER, Image, built_image, skip_unless_it_can_be_built
 from tests.support.repository import text_of
 from tests.support.servers import Databases
@@ -58,7 +59,9 @@ def place(image: Image, tmp_path: Path) -> Place:
     return Place(volume, secrets, done.stdout.strip(), done.stderr)
 
 
-def test_its_layers_stay_small(image: Image) -> None:
+def test_its_layers_stay_small(image: Image, request: pytest.FixtureRequest) -> None:
+    tell_cases(request.node, "bytes of the image over its base", image.bytes_over_base)
+
     assert image.bytes_over_base <= MOST_BYTES_OVER_BASE
 
 
