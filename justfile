@@ -51,6 +51,10 @@ sdk folder="dist/sdk" *languages:
 vendor-docs:
     docs/pages/vendor
 
+# write docs/configuration.md anew after a change of a setting or of .env.sample
+docs-settings:
+    uv run python -m tests.support.configuration_page
+
 # write requirements.lock anew after a change of pyproject.toml
 lock:
     uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
