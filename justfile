@@ -51,6 +51,10 @@ sdk folder="dist/sdk" *languages:
 vendor-docs:
     docs/pages/vendor
 
+# the documentation as a site in dist/site; a broken link fails
+site *args:
+    NO_MKDOCS_2_WARNING=1 uv run --group site mkdocs build --strict {{ args }}
+
 # write docs/configuration.md anew after a change of a setting or of .env.sample
 docs-settings:
     uv run python -m tests.support.configuration_page
