@@ -155,6 +155,11 @@ def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
         ("GATEWAY_JOURNAL_DIR", "journal", "GATEWAY_JOURNAL_DIR must be an absolute path."),
         ("OLLAMA_BASE_URL", "ftp://a", "OLLAMA_BASE_URL must start with http:// or https://."),
         (
+            "REDIS_URL",
+            "redis+sentinel://:secret@a:26379,b:26379",
+            "REDIS_URL must be an address like redis+sentinel://:password@host:26379,host:26379/service/0.",
+        ),
+        (
             "OLLAMA_BACKENDS",
             '[{"name": "a", "base_url": "http://a"}, {"name": "b"}]',
             "OLLAMA_BACKENDS[1].base_url is missing.",
