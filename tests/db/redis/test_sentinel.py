@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,12 @@ async def test_a_server_that_is_a_replica_by_now_is_not_used(sentinels: Sentinel
 
     async with speaking_server(names_the_replica) as behind:
         url = sentinels.url.replace(str(sentinels.port), behind.rpartition(":")[2])
-        multiplexed = MultiplexedRedis(SecretStr(url), timeout_s=2)
-        with pytest.raises(RedisAway):
-            await multiplexed.call("PING")
-        await multiplexed.aclose()
-        async with connect_patient(SecretStr(url)) as pool:
+        async with (
+            aclosing(MultiplexedRedis(SecretStr(url), timeout_s=2)) as multiplexed,
+            connect_patient(SecretStr(url)) as pool,
+        ):
+            with pytest.raises(RedisAway):
+                await multiplexed.call("PING")
             with pytest.raises(RedisConnectionError):
                 await pool.ping()
 
