@@ -45,6 +45,9 @@ COMPOSE_OPTIONS: Final = {
 }
 OTHERS: Final = {"build", "container", "cp", "exec", "network", "run", "tag", "volume"}
 
+# Sixty commands, one after the other; a machine that does other things as well takes its time.
+pytestmark = pytest.mark.timeout(300)
+
 
 class Read(msgspec.Struct, frozen=True):
     """What came of a reader who typed everything: all that was said, and what the container engine was asked for."""
