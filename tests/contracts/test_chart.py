@@ -11,7 +11,7 @@ import yaml
 
 from app.server import KILL_MARGIN_S
 from tests.contracts.test_settings import SECRETS, VARIABLES
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, text_of
 
 CHART: Final = ROOT / "ops/kubernetes/neuronetz-gateway"
 PAUSE_S: Final = 5
@@ -36,6 +36,18 @@ def _helm(*words: str) -> subprocess.CompletedProcess[str]:
     if helm is None:
         pytest.skip("there is no helm")
     return subprocess.run((helm, *words), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_page_sets_values_that_the_chart_has() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    named = re.findall(r"--set ([\w.]+)=", text_of("docs/kubernetes.md"))
+
+    assert named
+    for name in named:
+        place = values
+        for step in name.split("."):
+            assert step in place, name
+            place = place[step]
 
 
 @pytest.fixture(scope="module")
