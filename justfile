@@ -51,6 +51,19 @@ sdk folder="dist/sdk" *languages:
 vendor-docs:
     docs/pages/vendor
 
+# the documentation as a site in dist/site; a broken link fails
+site *args:
+    NO_MKDOCS_2_WARNING=1 uv run --group site mkdocs build --strict {{ args }}
+
+# what production is made of, as CycloneDX in dist/sbom.json
+sbom:
+    mkdir -p dist
+    uv run --group supply cyclonedx-py requirements requirements.lock --of JSON --output-file dist/sbom.json
+
+# write docs/configuration.md anew after a change of a setting or of .env.sample
+docs-settings:
+    uv run python -m tests.support.configuration_page
+
 # write requirements.lock anew after a change of pyproject.toml
 lock:
     uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes \

@@ -27,6 +27,7 @@ VERSION_TABLE: Final = "alembic_version"
 LOCK: Final = int.from_bytes(b"nng_migr")
 LOCK_TIMEOUT_S: Final = 5.0
 
+_SINCE_THE_FIRST: Final = ("api_keys", "revocations", "usage_records")
 _PARTITION: Final = re.compile(r"usage_records_\d{4}_\d{2}")
 
 
@@ -161,6 +162,7 @@ def _refuse_foreign(connection: Connection, scripts: Path) -> None:
                 f"the database is at schema revision {found}, which this release does not know: "
                 "it belongs to a newer release or to another program"
             )
+        _refuse_namesake(connection, found)
         return
     tables = connection.exec_driver_sql(
         """
@@ -179,4 +181,18 @@ def _refuse_foreign(connection: Connection, scripts: Path) -> None:
         raise MigrationRefused(
             f"the database holds tables of another program ({foreign}): "
             "give the gateway a database of its own"
+        )
+
+
+def _refuse_namesake(connection: Connection, found: str) -> None:
+    """Refuse a database whose revision is called like one of ours, as `0001` is in many programs."""
+    lacking = connection.exec_driver_sql(
+        "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL", (list(_SINCE_THE_FIRST),)
+    ).scalars()
+    missing = ", ".join(lacking)
+    connection.rollback()
+    if missing:
+        raise MigrationRefused(
+            f"the database is at schema revision {found} but lacks tables of that revision ({missing}): "
+            "it belongs to another program; give the gateway a database of its own"
         )

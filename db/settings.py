@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from db.redis.sentinel import sentinel_address
 from domain.backends import (
     BackendSpec,
     check_auth_header,
@@ -92,6 +93,14 @@ def _check_database_url(url: SecretStr) -> SecretStr:
 
 
 def _check_redis_url(url: SecretStr) -> SecretStr:
+    try:
+        behind_sentinels = sentinel_address(url.get_secret_value()) is not None
+    except ValueError:
+        raise ValueError(
+            "must be an address like redis+sentinel://:password@host:26379,host:26379/service/0"
+        ) from None
+    if behind_sentinels:
+        return url
     _check_store_url(url, schemes=_REDIS_SCHEMES, example="redis://:password@host:6379/0")
     return url
 

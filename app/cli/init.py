@@ -1,7 +1,8 @@
-"""`init`: the secrets of a new gateway, and its first admin key."""
+"""`init`: the secrets of a new gateway and of its stores, and its first admin key."""
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
 PEPPER_FILE: Final = "key_pepper"
 METRICS_FILE: Final = "metrics_token"
 DIGEST_FILE: Final = "admin_key_digest"
+POSTGRES_FILE: Final = "postgres_password"
+VALKEY_FILE: Final = "valkey_password"
+DATABASE_URL_FILE: Final = "database_url"
+REDIS_URL_FILE: Final = "redis_url"
+STORE_FILES: Final = (POSTGRES_FILE, VALKEY_FILE, DATABASE_URL_FILE, REDIS_URL_FILE)
 DEFAULT_DIRECTORY: Final = Path("secrets")
 
 _PEPPER_ID: Final = "p1"
 _TOKEN_BYTES: Final = 32
+# The directory keeps everybody else out. Within it, each container reads what is mounted into it as a user of its own.
+_DIRECTORY_MODE: Final = 0o700
+_FILE_MODE: Final = 0o644
+_POSTGRES: Final = "neuronetz-postgres:5432"
+_VALKEY: Final = "neuronetz-redis:6379"
 _VARIABLES: Final = {
     PEPPER_FILE: "GATEWAY_KEY_PEPPER_FILE",
     METRICS_FILE: "GATEWAY_METRICS_TOKEN_FILE",
@@ -35,12 +46,17 @@ _VARIABLES: Final = {
 
 
 class Initialised(msgspec.Struct, frozen=True):
-    """What `init --json` prints. `files` is by variable; `admin_key_in` is `database` or `file`."""
+    """What `init --json` prints.
+
+    `files` is by variable; `store_files` are the passwords of the stores in compose.yml and the addresses made of
+    them; `admin_key_in` is `database` or `file`.
+    """
 
     admin_key: str
     prefix: str
     admin_key_in: str
     files: dict[str, str]
+    store_files: list[str]
 
     def __repr__(self) -> str:
         return f"Initialised(prefix={self.prefix!r})"
@@ -53,16 +69,17 @@ async def init(
 ) -> None:
     """Make the secrets of a new gateway and its first admin key.
 
-    Writes the key pepper and the metrics token as files that only you can read. The admin key is shown, this
-    once: alone on standard output. If DATABASE_URL leads to a migrated database, the key is added there;
-    otherwise its digest becomes a third file, and `migrate` adds it. `up` needs none of this.
+    Writes the key pepper and the metrics token as files in a directory that only you can open. The admin key is
+    shown, this once: alone on standard output. If DATABASE_URL leads to a migrated database, the key is added
+    there; otherwise its digest becomes a third file, and `migrate` adds it. Without DATABASE_URL, passwords for
+    the Postgres and the Valkey of compose.yml and their addresses are written too. `up` needs none of this.
 
     Example: `neuronetz-gateway init --directory /etc/neuronetz-gateway/secrets`
 
     Parameters
     ----------
     directory
-        Where the files go. None that exists is ever overwritten.
+        Where the files go: a new directory, or one that is closed to others. No file that exists is overwritten.
     """
     from domain.first_key import FirstKey
     from domain.keys import PepperRing, mint, mint_pepper
@@ -76,6 +93,8 @@ async def init(
     contents = {PEPPER_FILE: pepper, METRICS_FILE: secrets.token_urlsafe(_TOKEN_BYTES)}
     if database is None:
         contents[DIGEST_FILE] = first.line()
+    if not names_database(os.environ):
+        contents |= _for_stores()
     with _written(directory, contents) as files:
         if database is not None:
             await _add(first, database)
@@ -84,10 +103,22 @@ async def init(
             minted.reveal(),
             minted.prefix,
             "file" if database is None else "database",
-            {_VARIABLES[file.name]: str(file.absolute()) for file in files},
+            {_VARIABLES[file.name]: str(file.absolute()) for file in files if file.name in _VARIABLES},
+            [str(file.absolute()) for file in files if file.name in STORE_FILES],
         ),
         as_json=json,
     )
+
+
+def _for_stores() -> dict[str, str]:
+    """Return new passwords and the addresses made of them, in letters that no configuration file has to quote."""
+    postgres, valkey = secrets.token_hex(_TOKEN_BYTES), secrets.token_hex(_TOKEN_BYTES)
+    return {
+        POSTGRES_FILE: postgres,
+        VALKEY_FILE: valkey,
+        DATABASE_URL_FILE: f"postgresql://gateway:{postgres}@{_POSTGRES}/gateway",
+        REDIS_URL_FILE: f"redis://:{valkey}@{_VALKEY}/0",
+    }
 
 
 def _refuse_second_pepper(environ: Mapping[str, str], directory: Path) -> None:
@@ -101,12 +132,18 @@ def _refuse_second_pepper(environ: Mapping[str, str], directory: Path) -> None:
 
 
 def _refuse_existing(directory: Path) -> None:
-    there = [name for name in _VARIABLES if (directory / name).exists()]
+    try:
+        there = [name for name in (*_VARIABLES, *STORE_FILES) if (directory / name).exists()]
+        is_open = directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) & ~_DIRECTORY_MODE
+    except OSError as trouble:
+        raise CommandFailed(f"{directory} cannot be looked into: {reason(trouble)}.") from trouble
     if there:
         raise CommandFailed(
             f"{directory} holds {' and '.join(there)} already, which are never overwritten;"
             " choose another --directory."
         )
+    if is_open:
+        raise CommandFailed(f"{directory} is open to other users; close it first: `chmod 700 {directory}`.")
 
 
 async def _usable_database(environ: Mapping[str, str]) -> "DatabaseSettings | None":
@@ -138,7 +175,7 @@ def _written(directory: Path, contents: Mapping[str, str]) -> Iterator[list[Path
     """Write secret files; take them away again if the block fails, so that the next try finds none."""
     files: list[Path] = []
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         for name, content in contents.items():
             files.append(_write_new(directory / name, content))
         yield files
@@ -151,7 +188,8 @@ def _written(directory: Path, contents: Mapping[str, str]) -> Iterator[list[Path
 
 
 def _write_new(file: Path, content: str) -> Path:
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:  # noqa: PTH123 - the mode
+    with file.open("x", encoding="ascii") as target:
+        os.fchmod(target.fileno(), _FILE_MODE)
         target.write(f"{content}\n")
         target.flush()
         os.fsync(target.fileno())
@@ -162,8 +200,11 @@ def _show(done: Initialised, *, as_json: bool) -> None:
     if as_json:
         show_json(done)
         return
-    say("Secret files, readable by you alone; the gateway finds them by these variables:")
+    say("Secret files, in a directory that only you can open; the gateway finds them by these variables:")
     say(*(f"  {variable}={file}" for variable, file in done.files.items()))
+    if done.store_files:
+        say("For the stores of compose.yml, which finds all of these by itself:")
+        say(*(f"  {file}" for file in done.store_files))
     say("Keep the pepper safe and backed up: without it every key is worth nothing.", "")
     stored = "is in the database" if done.admin_key_in == "database" else "is added by the next `migrate`"
     say(f"The first admin key; it is not shown again. It {stored}:")

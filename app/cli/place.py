@@ -173,9 +173,11 @@ def redis_troubles(url: "SecretStr") -> Iterator[None]:
 
 
 def store_address(url: str) -> str:
-    """Return host and port of a store's address: what may be shown of it."""
+    """Return host and port of a store's address, or those of its Sentinels: what may be shown of it."""
     try:
         parts = urlsplit(url)
+        if parts.scheme.endswith("+sentinel"):
+            return f"the primary that {parts.netloc.rpartition('@')[2]} know"
         host, port = parts.hostname or parts.path or "its address", parts.port
     except ValueError:
         return "its address"

@@ -66,7 +66,11 @@ def of_store_encryption(variable: str, url: str, *, store: str) -> Iterator[Find
     """Yield whether passwords and rows travel to a store in the clear."""
     parts = urlsplit(url)
     modes = parse_qs(parts.query).get("sslmode", [])
-    if parts.scheme == "rediss" or (modes and modes[-1] in _ENCRYPTED_POSTGRES) or not parts.hostname:
+    if (
+        parts.scheme.startswith("rediss")
+        or (modes and modes[-1] in _ENCRYPTED_POSTGRES)
+        or not parts.hostname
+    ):
         return
     level = _exposure(parts.hostname)
     if level is not None:

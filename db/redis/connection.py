@@ -10,6 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from db.redis.sentinel import SentinelAddress, find_primary, is_primary, sentinel_address
+
 _HOT_CONNECTIONS = 32
 _PATIENT_CONNECTIONS = 64
 
@@ -54,8 +56,9 @@ def own_channel(redis: Redis, name: str) -> str:
 
 
 def _connect(url: SecretStr, *, command_s: float, connect_s: float, wait_s: float, connections: int) -> Redis:
+    behind = sentinel_address(url.get_secret_value())
     pool = BlockingConnectionPool.from_url(
-        url.get_secret_value(),
+        url.get_secret_value() if behind is None else behind.plain,
         max_connections=connections,
         timeout=wait_s,
         socket_timeout=command_s,
@@ -66,8 +69,30 @@ def _connect(url: SecretStr, *, command_s: float, connect_s: float, wait_s: floa
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         decode_responses=False,
     )
-    pool.connection_class = _one_failure(pool.connection_class)
+    kind = pool.connection_class
+    if behind is not None:
+        kind = _of_primary(kind, behind, timeout_s=connect_s)
+    pool.connection_class = _one_failure(kind)
     return Redis.from_pool(pool)
+
+
+def _of_primary(
+    kind: type[AbstractConnection], address: SentinelAddress, *, timeout_s: float
+) -> type[AbstractConnection]:
+    """Return a connection of that kind to whichever server is the primary when it is made."""
+
+    class OfPrimary(kind):  # type: ignore[misc,valid-type] # which kind the address decides
+        async def _connect(self) -> None:
+            self.host, self.port = await find_primary(address, timeout_s=timeout_s)
+            await super()._connect()
+
+        async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature is the library's
+            await super().on_connect_check_health(check_health=check_health)
+            await self.send_command("ROLE", check_health=False)
+            if not is_primary(await self.read_response()):
+                raise RedisConnectionError("the server is not the primary any more")
+
+    return OfPrimary
 
 
 def _one_failure(kind: type[AbstractConnection]) -> type[AbstractConnection]:

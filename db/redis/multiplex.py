@@ -16,6 +16,8 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from db.redis.sentinel import find_primary, is_primary, sentinel_address
+
 _DEFAULT_PORT: Final = 6379
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
@@ -57,7 +59,8 @@ class MultiplexedRedis:
     Parameters
     ----------
     url
-        `redis://`, `rediss://` or `unix://`, with the options that redis-py knows.
+        `redis://`, `rediss://` or `unix://`, with the options that redis-py knows, or that of a primary behind
+        Sentinels (`db/redis/sentinel.py`).
     timeout_s
         What one call may take; connecting, where it is needed, may take as long before it. The oldest
         unanswered call that takes longer breaks the connection.
@@ -274,7 +277,10 @@ class _Link(asyncio.Protocol):
 
 async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], None]) -> _Link:
     """Return a connection that is signed in and in its logical database."""
-    options: dict[str, Any] = dict(parse_url(url.get_secret_value()))
+    behind = sentinel_address(url.get_secret_value())
+    options: dict[str, Any] = dict(parse_url(url.get_secret_value() if behind is None else behind.plain))
+    if behind is not None:
+        options["host"], options["port"] = await find_primary(behind, timeout_s=timeout_s)
     kind = options.pop("connection_class", None)
     loop = asyncio.get_running_loop()
     link = _Link(timeout_s=timeout_s, on_silence=on_silence)
@@ -290,6 +296,8 @@ async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], 
             await _handshake(link, "AUTH", *user, options["password"])
         # Also where it changes nothing: a server that hangs accepts connections all the same.
         await _handshake(link, "SELECT", options.get("db", 0))
+        if behind is not None:
+            _refuse_replica(await _handshake(link, "ROLE"))
     except BaseException:
         # Whoever gives up while a connection is being made may leave one that was made.
         link.give_up("the handshake failed")
@@ -297,10 +305,16 @@ async def _opened(url: SecretStr, *, timeout_s: float, on_silence: Callable[[], 
     return link
 
 
-async def _handshake(link: _Link, *command: _Argument) -> None:
+def _refuse_replica(role: object) -> None:
+    if not is_primary(role):
+        raise RedisUnreached("the server is not the primary any more")
+
+
+async def _handshake(link: _Link, *command: _Argument) -> object:
     answer = await link.ask(_packed(command))
     if isinstance(answer, hiredis.ReplyError):
         raise _refusal(answer)
+    return answer
 
 
 def _packed(command: tuple[_Argument, ...]) -> bytes:

@@ -142,7 +142,7 @@ def test_everything_that_fetches_uv_fetches_the_same() -> None:
     patterns = {
         ".ci/run": r"UV_VERSION=(\S+)",
         ".github/workflows/ci.yml": r'UV_VERSION: "(\S+)"',
-        "Containerfile": r"ARG UV_VERSION=(\S+)",
+        "ops/image/uv.txt": r"uv==(\S+)",
     }
     versions = {path: re.findall(pattern, text_of(path)) for path, pattern in patterns.items()}
 

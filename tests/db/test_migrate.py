@@ -247,6 +247,22 @@ async def test_a_database_of_another_program_is_left_alone(
         await migrate.upgrade(empty_database_url)
 
 
+async def test_a_revision_called_like_ours_does_not_make_a_database_ours(
+    empty_database_url: str, postgres: Databases
+) -> None:
+    for statement in (
+        "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+        "INSERT INTO alembic_version VALUES ('0001')",
+        "CREATE TABLE tenants (id integer)",
+    ):
+        postgres.execute(statement, url=empty_database_url)
+
+    with pytest.raises(MigrationRefused, match=r"lacks tables of that revision \(api_keys, revocations, "):
+        await migrate.upgrade(empty_database_url)
+
+    assert await migrate.current(empty_database_url) == "0001"
+
+
 async def test_a_draft_is_one_transaction_and_takes_up_the_difference(
     database_url: str, sql: asyncpg.Connection, scripts: Path
 ) -> None:

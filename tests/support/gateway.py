@@ -211,6 +211,11 @@ class Gateway:
             f"http://127.0.0.1:{port}"
         )
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The settings of both programs."""
+        return dict(self._environ)
+
     # life and death
 
     async def start(self) -> None:

@@ -30,8 +30,9 @@ def modes(directory: Path) -> tuple[int, set[int]]:
     )
 
 
-def make(directory: Path) -> None:
+def make(directory: Path, *, mode: int = 0o700) -> None:
     directory.mkdir()
+    directory.chmod(mode)
 
 
 async def test_without_a_database_the_digest_becomes_a_file(bare: CommandLine, directory: Path) -> None:
@@ -45,11 +46,47 @@ async def test_without_a_database_the_digest_becomes_a_file(bare: CommandLine, d
     assert (first.prefix, first.digest) == (parsed.prefix, ring.digests(key)[0])
 
 
-async def test_only_the_owner_can_read_the_files(bare: CommandLine, directory: Path) -> None:
+async def test_only_the_owner_gets_at_the_files(bare: CommandLine, directory: Path) -> None:
+    """Their own modes let the users of several containers read what is mounted into each."""
     await bare.good("init", "--directory", str(directory))
 
-    assert names(directory) == ["admin_key_digest", "key_pepper", "metrics_token"]
-    assert modes(directory) == (0o700, {0o600})
+    assert names(directory) == [
+        "admin_key_digest",
+        "database_url",
+        "key_pepper",
+        "metrics_token",
+        "postgres_password",
+        "redis_url",
+        "valkey_password",
+    ]
+    assert modes(directory) == (0o700, {0o644})
+
+
+async def test_a_directory_open_to_others_is_refused(bare: CommandLine, directory: Path) -> None:
+    make(directory, mode=0o750)
+
+    outcome = await bare("init", "--directory", str(directory))
+
+    assert outcome.code == 1
+    assert outcome.refusal == f"{directory} is open to other users; close it first: `chmod 700 {directory}`."
+    assert names(directory) == []
+
+
+async def test_the_stores_get_passwords_and_the_gateway_their_addresses(
+    bare: CommandLine, directory: Path
+) -> None:
+    made = (await bare.good("init", "--directory", str(directory), "--json")).json
+
+    written = {name: (directory / name).read_text().strip() for name in names(directory)}
+    assert len({written["postgres_password"], written["valkey_password"]}) == 2
+    assert written["database_url"] == (
+        f"postgresql://gateway:{written['postgres_password']}@neuronetz-postgres:5432/gateway"
+    )
+    assert written["redis_url"] == f"redis://:{written['valkey_password']}@neuronetz-redis:6379/0"
+    assert made["store_files"] == [
+        str(directory / name)
+        for name in ("postgres_password", "valkey_password", "database_url", "redis_url")
+    ]
 
 
 async def test_the_files_are_not_printed(bare: CommandLine, directory: Path) -> None:
@@ -94,7 +131,7 @@ async def test_a_migrated_database_gets_the_key_at_once(
     assert found.principal is not None
     assert made["admin_key_in"] == "database"
     assert names(directory) == ["key_pepper", "metrics_token"]
-    assert set(made) == {"admin_key", "prefix", "admin_key_in", "files"}
+    assert set(made) == {"admin_key", "prefix", "admin_key_in", "files", "store_files"}
 
 
 async def test_a_database_with_admin_keys_is_left_alone(cli: CommandLine, directory: Path) -> None:

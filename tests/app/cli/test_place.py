@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.place import store_address
 from app.embedded.running import Running, announce
 from tests.app.cli.conftest import PEPPER, CommandLine
 from tests.support.servers import Databases
@@ -116,3 +117,7 @@ async def test_what_postgres_refuses_is_told_without_repeating_it(
     assert outcome.code == 1
     assert said in outcome.refusal
     assert "canary" not in outcome.refusal
+
+
+def test_of_sentinels_is_shown_where_they_are_and_no_password() -> None:
+    assert store_address("redis+sentinel://:secret@a:1,b:2/main/0") == "the primary that a:1,b:2 know"

@@ -59,6 +59,7 @@ def test_passwords_that_are_guessed_first(url: str, expected: list[tuple[Finding
         ("redis://:x@localhost/0", None),
         ("redis://:x@127.0.0.1/0", None),
         ("rediss://:x@db.example.org/0", None),
+        ("rediss+sentinel://:x@db.example.org:26379,other.example.org/service/0", None),
         ("postgresql://u:x@db.example.org/x?sslmode=verify-full", None),
         ("postgresql://u:x@db.example.org/x?sslmode=prefer", Level.WARNING),
         ("postgresql://u:x@db/x", Level.NOTE),
