@@ -18,6 +18,7 @@ from app.admin import openapi as admin
 from app.gateway import token_count
 from app.openapi_families import ERRORS, FRAMINGS, PREFIXES, STREAM_TYPES, TAGS
 from app.openapi_refusals import (
+    ALIVE,
     COUNT,
     HEADER_REFERENCES,
     INFERENCE,
@@ -197,7 +198,7 @@ def _together(tenant: dict[str, Any], of_admin: dict[str, Any]) -> dict[str, Any
 
 def _paths() -> dict[str, Any]:
     native, openai = ApiFamily.NATIVE, ApiFamily.OPENAI
-    alive = _operation("alive", "Say that something is there; needs no key", native, _plain_text(), ())
+    alive = _operation("alive", "Say that something is there; needs no key", native, _plain_text(), ALIVE)
     alive["security"] = []
     version_ = _operation("version", "Tell the version of Ollama", native, _answer(wire.Version), LISTS)
     tags = _operation("listTags", "List models", native, _answer(wire.ModelEntries), LISTS)

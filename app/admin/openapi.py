@@ -31,6 +31,7 @@ _EXAMPLE_ID: Final = "01977f00-0000-7000-8000-000000000000"
 _REPEATED: Final = frozenset({"deprecated", "allowEmptyValue", "allowReserved", "schema"})
 SECURITY: Final[list[dict[str, list[str]]]] = [{"adminBearer": []}, {"adminApiKey": []}]
 _CREATED: Final = "201"
+_METHODS: Final = ("get", "post", "put", "patch", "delete", "options")
 
 _REFUSALS: Final[dict[str, tuple[str, Exception]]] = {
     "AdminInvalidRequest": (
@@ -131,7 +132,7 @@ def _nobody() -> NoReturn:
 
 
 def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
-    """Return path, method and handler of each operation of the API, in that order."""
+    """Return path, method and handler of each operation of the API, in the order of a reader's questions."""
     found = {
         (route.path_format, str(method).lower()): handler
         for route in routes
@@ -141,9 +142,11 @@ def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
     }
     # The framework answers OPTIONS by itself, and nobody needs to be told.
     return [
-        (*where, handler)
-        for where, handler in sorted(found.items(), key=lambda each: each[0])
-        if where[1] != "options"
+        (path, method, handler)
+        for (path, method), handler in sorted(
+            found.items(), key=lambda each: (each[0][0], _METHODS.index(each[0][1]))
+        )
+        if method != "options"
     ]
 
 
