@@ -66,7 +66,7 @@ _WITH_BODY: Final = (403, 408, 413, 415)
 TAGS: Final = (
     {"name": "me", "description": "Admin API: the caller's own key."},
     {"name": "tenants", "description": "Admin API: owners of keys, grants, limits and usage."},
-    {"name": "keys", "description": "Admin API: what a tenant's callers prove themselves with."},
+    {"name": "keys", "description": "Admin API: what tenants' callers and operators prove themselves with."},
     {"name": "limits", "description": "Admin API: how much a tenant and its keys may use."},
     {"name": "grants", "description": "Admin API: which models a tenant and its keys may use."},
     {"name": "policies", "description": "Admin API: what requests may ask of the models they share."},
@@ -78,7 +78,7 @@ TAGS: Final = (
     },
     {"name": "models", "description": "Admin API: which backend hosts what."},
     {"name": "usage", "description": "Admin API: the ledger as rows, as sums and as a file."},
-    {"name": "jobs", "description": "Admin API: what the workers do."},
+    {"name": "jobs", "description": "Admin API: what the workers do, and doing it now."},
     {"name": "configuration", "description": "Admin API: the settings in force."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {

@@ -18,9 +18,10 @@ from app.admin.configuration import ConfigurationController
 from app.admin.dashboard import paths
 from app.admin.dashboard.controller import DashboardController
 from app.admin.errors import FieldError, InvalidFields
+from app.admin.every_key import EveryKeyController
 from app.admin.grants import KeyGrantController, TenantGrantController
 from app.admin.jobs import JobController
-from app.admin.keys import KeyController
+from app.admin.keys import AdminKeyController, TenantKeyController
 from app.admin.limits import KeyLimitController, TenantLimitController
 from app.admin.logins import Caller
 from app.admin.me import MeController
@@ -67,7 +68,9 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                 route_handlers=[
                     MeController,
                     TenantController,
-                    KeyController,
+                    TenantKeyController,
+                    AdminKeyController,
+                    EveryKeyController,
                     TenantLimitController,
                     KeyLimitController,
                     TenantGrantController,
