@@ -70,7 +70,7 @@ TAGS: Final = (
     {"name": "limits", "description": "Admin API: how much a tenant and its keys may use."},
     {"name": "grants", "description": "Admin API: which models a tenant and its keys may use."},
     {"name": "policies", "description": "Admin API: what requests may ask of the models they share."},
-    {"name": "audit", "description": "Admin API: who changed what, and who failed to log in."},
+    {"name": "audit", "description": "Admin API: who changed what, and who logged in or failed to."},
     {"name": "revocations", "description": "Admin API: how far each process follows what was revoked."},
     {
         "name": "backends",

@@ -1,4 +1,4 @@
-"""`audit`: who changed what, and who failed to log in."""
+"""`audit`: who changed what, and who logged in or failed to."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ async def audit(
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=MOST_EVENTS))] = DEFAULT_EVENTS,
     common: Common = COMMON,
 ) -> None:
-    """Show who changed what and who failed to log in, newest first.
+    """Show who changed what and who logged in or failed to, newest first.
 
     Example: `neuronetz-gateway audit --tenant research --since 7d`
 
