@@ -25,12 +25,11 @@ from app.openapi_refusals import (
     JSON,
     LISTS,
     MODELS,
-    SCHEMAS,
     SHOW,
     Refusal,
-    reference,
     refusal_responses,
 )
+from app.openapi_schemas import reference, schemas_of
 from app.problems import problem_of
 from domain.routes import RouteSpec, inference_routes
 from domain.values import ApiFamily
@@ -334,7 +333,7 @@ def _headers() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    used = (
+    used: tuple[type[msgspec.Struct], ...] = (
         *(kind for each in _INFERENCE.values() for kind in (each.request, each.answer, each.record) if kind),
         *(wire.Version, wire.ModelEntries, wire.OpenAIModel, wire.OpenAIModelList),
         *(reads.LoadedModelEntries, reads.ShowRequest, reads.ShowAnswer, reads.Me),
@@ -342,5 +341,4 @@ def _schemas() -> dict[str, Any]:
         *(typed.CountTokensRequest, typed.TokenCount),
         *ERRORS.values(),
     )
-    _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=SCHEMAS)
-    return {name: components[name] for name in sorted(components)}
+    return schemas_of(used)

@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from app.openapi_families import ERRORS, PREFIXES
+from app.openapi_schemas import reference
 from app.problems import problem_of, render
 from domain.errors import (
     BadRequest,
@@ -23,7 +24,6 @@ from domain.limits import LimitKind, LimitState, Refused
 from domain.values import ApiFamily
 
 JSON: Final = "application/json"
-SCHEMAS: Final = "#/components/schemas/{name}"
 HEADER_REFERENCES: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 _REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
 """Stands for the request's id in examples."""
@@ -106,8 +106,3 @@ def _refusal_response(refusal: Refusal, family: ApiFamily) -> dict[str, Any]:
             }
         },
     }
-
-
-def reference(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Return the reference to a type's schema."""
-    return {"$ref": SCHEMAS.format(name=kind.__name__)}

@@ -4,7 +4,6 @@ Paths and parameters are what the framework found out about the handlers; schema
 and refusals from the table that answers them.
 """
 
-import inspect
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Final, NoReturn
@@ -23,10 +22,10 @@ from app.admin.errors import (
 )
 from app.admin.problems import PROBLEM_JSON, Problem, Told, told
 from app.admin.surface import ROOT, admin_service
+from app.openapi_schemas import reference, schemas_of
 from domain.errors import BodyTooLarge, BodyTooSlow, Unauthenticated, Unavailable
 from domain.tenants import SlugTaken, TenantUnknown, TimeZoneUnknown
 
-_SCHEMAS: Final = "#/components/schemas/{name}"
 _EXAMPLE_ID: Final = "01977f00-0000-7000-8000-000000000000"
 _REPEATED: Final = frozenset({"deprecated", "allowEmptyValue", "allowReserved", "schema"})
 SECURITY: Final[list[dict[str, list[str]]]] = [{"adminBearer": []}, {"adminApiKey": []}]
@@ -116,10 +115,7 @@ def schemas() -> dict[str, Any]:
     """Return the schemas of all contracts by name."""
     service = admin_service(_nobody)
     used = [kind for _, _, handler in _handlers(service.routes) for kind in _contracts(handler)]
-    _, components = msgspec.json.schema_components(dict.fromkeys([*used, Problem]), ref_template=_SCHEMAS)
-    for schema in components.values():
-        schema["description"] = inspect.cleandoc(schema["description"])
-    return dict(components)
+    return schemas_of([*used, Problem])
 
 
 def responses() -> dict[str, Any]:
@@ -199,9 +195,7 @@ def _answer(content: dict[str, Any] | None, headers: dict[str, Any]) -> dict[str
 def _lines(handler: HTTPRouteHandler) -> dict[str, Any]:
     """Return the media types of an answer that is made of lines, each with the schema of one line."""
     return {
-        media_type: {
-            "schema": {"type": "string"} if kind is None else {"$ref": _SCHEMAS.format(name=kind.__name__)}
-        }
+        media_type: {"schema": {"type": "string"} if kind is None else reference(kind)}
         for media_type, kind in handler.opt.get("lines", {}).items()
     }
 
@@ -242,7 +236,7 @@ def _refusal(description: str, problem: Told) -> dict[str, Any]:
         "headers": headers,
         "content": {
             PROBLEM_JSON: {
-                "schema": {"$ref": _SCHEMAS.format(name=Problem.__name__)},
+                "schema": reference(Problem),
                 "example": msgspec.json.decode(problem.body(_EXAMPLE_ID)),
             }
         },
