@@ -1,6 +1,6 @@
 """The framework's part of the admin surface: its handlers, what they are given, and their document."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.params import QueryParameter
+from litestar.utils.signature import ParsedSignature
 
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
@@ -120,9 +121,17 @@ def _refuse_unknown_parameters(request: AdminRequest) -> None:
 
 @cache
 def query_parameters(handler: BaseRouteHandler) -> tuple[str, ...]:
-    """Return the names of the parameters that a handler reads from the URL's query."""
-    definitions = (each.kwarg_definition for each in handler.parsed_fn_signature.parameters.values())
-    return tuple(str(each.name) for each in definitions if isinstance(each, QueryParameter))
+    """Return the names of the parameters that a handler, or what it is handed, reads from the URL's query."""
+    dependencies = handler.resolve_dependencies()
+
+    def read_by(signature: ParsedSignature) -> Iterator[str]:
+        for name, each in signature.parameters.items():
+            if isinstance(each.kwarg_definition, QueryParameter):
+                yield str(each.kwarg_definition.name)
+            elif name in dependencies:
+                yield from read_by(dependencies[name].parsed_fn_signature)
+
+    return tuple(dict.fromkeys(read_by(handler.parsed_fn_signature)))
 
 
 def _answer(request: AdminRequest, error: Exception) -> Response[bytes]:
