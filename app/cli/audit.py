@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 DEFAULT_EVENTS: Final = 50
 MOST_EVENTS: Final = 100_000
 
-_SAID_ELSEWHERE: Final = frozenset({"id", "tenant_id", "prefix", "slug", "created_at", "last_used_at"})
-"""What names the subject, or when it was made."""
+_SAID_ELSEWHERE: Final = frozenset(
+    {"id", "tenant_id", "prefix", "slug", "backend", "at", "by", "created_at", "last_used_at"}
+)
+"""What names the subject, or when it was made or by whom."""
 
 
 async def audit(

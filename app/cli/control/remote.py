@@ -24,6 +24,7 @@ from app.cli.output import say
 from app.cli.place import load
 from app.cli.settings import AdminKeySettings
 from db.revocation_wait import Confirmation, confirmation
+from db.settings_shown import ShownSetting
 from domain.keys import MintedKey, parse
 from domain.tenants import (
     AuditEvent,
@@ -97,6 +98,12 @@ class RemoteControlPlane:
             if not lag["redisReachable"]:
                 return None
             return await confirmation(int(lag["newest"]), seen=seen, since=since)
+
+    async def settings(self) -> tuple[ShownSetting, ...]:
+        """Return the settings of the app process that answers."""
+        answer = await self._client.get("/configuration")
+        with self._client.understood():
+            return tuple(value(each, ShownSetting, of=self._client) for each in answer["settings"])
 
     async def audit(self, wanted: AuditFilter, limit: int) -> tuple[AuditEvent, ...]:
         """Read the newest pages."""

@@ -220,6 +220,7 @@ async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothW
     drained = await both.there("backends", "drain", "a", "--reason", "gets a new card", "--wait", "--json")
     again = await both.here("backends", "drain", "a", "--reason", "gets a new card", "--json")
     shown = await both.here("backends", "list")
+    noted = (await both.same("audit", "--action", "backend.drain", "--limit", "1")).out.splitlines()[1]
     back = await both.here("backends", "undrain", "a", "--wait", "--json")
 
     assert (drained.json["changed"], drained.json["backend"]["effective"]) == (True, True)
@@ -227,6 +228,7 @@ async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothW
     assert again.json["changed"] is False
     assert "ok, drained" in shown.out
     assert "gets a new card" in shown.err
+    assert "  backend:a  reason gets a new card  " in noted
     assert (back.json["changed"], back.json["backend"]["drain"], back.json["backend"]["effective"]) == (
         True,
         None,
@@ -293,6 +295,16 @@ async def test_a_job_is_retried_if_its_last_run_failed_and_the_audit_log_says_so
     (event,) = (await both.same("audit", "--action", "job.retry", "--limit", "1", "--json")).json["events"]
     assert event["subject"] == "job:usage.prune"
     assert event["actor"].startswith("nnga_" if way == "there" else "cli:")
+
+
+async def test_settings_are_those_of_the_gateway_that_answers(both: BothWays, gateway: Gateway) -> None:
+    shown = (await both.there("config", "show", "--json")).json["settings"]
+
+    settings = {each["name"]: each for each in shown}
+    assert settings["GATEWAY_PORT"]["value"] == int(gateway.url.rpartition(":")[2])
+    assert (settings["GATEWAY_KEY_PEPPER"]["value"], settings["GATEWAY_KEY_PEPPER"]["secret"]) == (None, True)
+    assert {tuple(each["processes"]) for each in shown} == {("app",)}
+    assert "GATEWAY_KEY_PEPPER  " in (await both.there("config", "show")).out
 
 
 @pytest.fixture(scope="module")
