@@ -18,18 +18,18 @@ from app.admin import openapi as admin
 from app.gateway import token_count
 from app.openapi_families import ERRORS, FRAMINGS, PREFIXES, STREAM_TYPES, TAGS
 from app.openapi_refusals import (
+    ALIVE,
     COUNT,
     HEADER_REFERENCES,
     INFERENCE,
     JSON,
     LISTS,
     MODELS,
-    SCHEMAS,
     SHOW,
     Refusal,
-    reference,
     refusal_responses,
 )
+from app.openapi_schemas import reference, schemas_of
 from app.problems import problem_of
 from domain.routes import RouteSpec, inference_routes
 from domain.values import ApiFamily
@@ -197,7 +197,7 @@ def _together(tenant: dict[str, Any], of_admin: dict[str, Any]) -> dict[str, Any
 
 def _paths() -> dict[str, Any]:
     native, openai = ApiFamily.NATIVE, ApiFamily.OPENAI
-    alive = _operation("alive", "Say that something is there; needs no key", native, _plain_text(), ())
+    alive = _operation("alive", "Say that something is there; needs no key", native, _plain_text(), ALIVE)
     alive["security"] = []
     version_ = _operation("version", "Tell the version of Ollama", native, _answer(wire.Version), LISTS)
     tags = _operation("listTags", "List models", native, _answer(wire.ModelEntries), LISTS)
@@ -333,7 +333,7 @@ def _headers() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    used = (
+    used: tuple[type[msgspec.Struct], ...] = (
         *(kind for each in _INFERENCE.values() for kind in (each.request, each.answer, each.record) if kind),
         *(wire.Version, wire.ModelEntries, wire.OpenAIModel, wire.OpenAIModelList),
         *(reads.LoadedModelEntries, reads.ShowRequest, reads.ShowAnswer, reads.Me),
@@ -341,5 +341,4 @@ def _schemas() -> dict[str, Any]:
         *(typed.CountTokensRequest, typed.TokenCount),
         *ERRORS.values(),
     )
-    _, components = msgspec.json.schema_components(dict.fromkeys(used), ref_template=SCHEMAS)
-    return {name: components[name] for name in sorted(components)}
+    return schemas_of(used)

@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from app.openapi_families import ERRORS, PREFIXES
+from app.openapi_schemas import reference
 from app.problems import problem_of, render
 from domain.errors import (
     BadRequest,
@@ -23,7 +24,6 @@ from domain.limits import LimitKind, LimitState, Refused
 from domain.values import ApiFamily
 
 JSON: Final = "application/json"
-SCHEMAS: Final = "#/components/schemas/{name}"
 HEADER_REFERENCES: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 _REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
 """Stands for the request's id in examples."""
@@ -53,8 +53,9 @@ _BODY_REFUSALS: Final = (
     ),
 )
 COUNT: Final = (_BAD_REQUEST, _UNAUTHENTICATED, _FORBIDDEN, *_BODY_REFUSALS)
-LISTS: Final = (_UNAUTHENTICATED,)
-MODELS: Final = (_UNAUTHENTICATED, _FORBIDDEN, _UNKNOWN_PATH)
+ALIVE: Final = (_BAD_REQUEST,)
+LISTS: Final = (*ALIVE, _UNAUTHENTICATED)
+MODELS: Final = (*LISTS, _FORBIDDEN, _UNKNOWN_PATH)
 _SPENT: Final = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
 INFERENCE: Final = (
     *COUNT,
@@ -105,8 +106,3 @@ def _refusal_response(refusal: Refusal, family: ApiFamily) -> dict[str, Any]:
             }
         },
     }
-
-
-def reference(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Return the reference to a type's schema."""
-    return {"$ref": SCHEMAS.format(name=kind.__name__)}

@@ -118,7 +118,7 @@ class AnthropicMessage(msgspec.Struct, kw_only=True):
 class AnthropicEvent(msgspec.Struct, kw_only=True):
     """The data of one event of a streamed answer; further fields go with its type."""
 
-    type: str
+    type: Annotated[str, Meta(pattern="^(?!error$)")]
     index: Count | UnsetType = UNSET
     message: dict[str, Any] | UnsetType = UNSET
     delta: dict[str, Any] | UnsetType = UNSET

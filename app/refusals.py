@@ -5,11 +5,11 @@ from typing import Any, Final, NamedTuple
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
-from litestar.types import Scope, Send
-from uuid_utils import uuid7
+from litestar.types import HTTPScope, Send
 
 from app.admin.problems import PROBLEM_JSON, told
 from app.gateway.access_log import AccessLog, AccessNote
+from app.gateway.call import call_of
 from app.gateway.downstream import JSON, SERVER, Downstream
 from app.metrics import Metrics
 from app.problems import Headers, problem_of, render
@@ -40,25 +40,17 @@ class Refusals:
         self._metrics = metrics
         self._access_log = access_log
 
-    def noted(self, scope: Scope, error: Exception) -> "Noted":
+    def noted(self, scope: HTTPScope, error: Exception) -> "Noted":
         """Log and count a refusal, and return it as it has to be told."""
-        noted = _said(error, scope["path"], str(uuid7()))
-        client = scope.get("client")
+        call = call_of(scope)
+        noted = _said(error, scope["path"], call.request_id_text.decode())
         self._metrics.add(self._metrics.requests, (NO_ROUTE, str(noted.status)))
         self._access_log.write(
-            request_id=noted.request_id,
-            client_request_id=None,
-            method=str(scope.get("method")),
-            route=NO_ROUTE,
-            status=noted.status,
-            seconds=0.0,
-            sent_bytes=len(noted.body),
-            client=client[0] if client else "",
-            note=AccessNote(),
+            call, route=NO_ROUTE, status=noted.status, sent_bytes=len(noted.body), note=AccessNote()
         )
         return noted
 
-    async def unknown_path(self, scope: Scope, send: Send) -> None:
+    async def unknown_path(self, scope: HTTPScope, send: Send) -> None:
         """Answer that there is nothing at a path."""
         noted = self.noted(scope, UnknownPath())
         head_only = scope.get("method") == "HEAD"

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from db.audit import AuditLog
 from db.backend_states import BackendStates
 from db.creations import Creations
+from db.every_key import EveryKey
 from db.grants import Grants
 from db.keys import Keys
 from db.limits import LimitLevels
@@ -105,6 +106,7 @@ class UnitOfWork:
         self._session = session
         self.audit = AuditLog(session, actor)
         self.tenants = Tenants(session, self.audit)
+        self.every_key = EveryKey(session)
         self.creations = Creations(session)
         self.backends = BackendStates(session, self.audit)
         self.revocations = RevocationHistory(session)

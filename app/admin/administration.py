@@ -78,7 +78,7 @@ class Administration:
         self.settings: Final = settings
         self.usage: Final = UsageRows(reports)
         self.ledger: Final = LedgerRows(reports)
-        self.lobby: Final = Lobby(logins, Sessions(AdminSessions(redis), peppers), bodies)
+        self.lobby: Final = Lobby(logins, Sessions(AdminSessions(redis), peppers), bodies, database)
         self.followers: Final = followers
         self.audit: Final = AuditTrail(database.engine)
         self.revocations: Final = Revocations(database.engine)

@@ -1,4 +1,4 @@
-"""`/admin/v1/audit`: who changed what, and who failed to log in."""
+"""`/admin/v1/audit`: who changed what, and who logged in or failed to."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -53,7 +53,7 @@ Until = Annotated[datetime | None, QueryParameter(name="until", description="Onl
 
 
 class AuditEvent(Answered):
-    """One change, or one failed login."""
+    """One change, or one login to the dashboard or failure to log in."""
 
     id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
     at: Moment
@@ -86,7 +86,8 @@ class AuditController(Controller):
     tags = ("audit",)
 
     @get(
-        operation_id="listAuditEvents", summary="List what was changed and who failed to log in, newest first"
+        operation_id="listAuditEvents",
+        summary="List what was changed and who logged in or failed to, newest first",
     )
     async def list_events(
         self,

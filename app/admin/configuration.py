@@ -1,6 +1,6 @@
 """`/admin/v1/configuration`: the settings that the answering process runs with."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from litestar import Controller, get
 from msgspec import Meta
@@ -16,7 +16,8 @@ class Setting(Answered):
 
     name: Annotated[str, Meta(description="Its variable.", examples=["GATEWAY_DRAIN_SECONDS"])]
     value: Annotated[
-        Any, Meta(description="What is in force; null where nothing is, and for whatever holds a secret.")
+        bool | int | float | str | list[str] | None,
+        Meta(description="What is in force; null where nothing is, and for whatever holds a secret."),
     ]
     secret: Annotated[bool, Meta(description="Whether its value is kept to itself.")]
     source: Annotated[

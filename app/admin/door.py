@@ -6,7 +6,6 @@ whoever made it, has a request id, a line in the log and one count.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from app.admin.errors import AdminError, CrossSite, WrongMediaType
 from app.admin.problems import PROBLEM_JSON, Told, told
 from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import ClientLeft
-from app.gateway.call import Call
+from app.gateway.call import Call, call_of
 from app.gateway.downstream import SERVER
 from app.gateway.endpoint import BROKEN_OFF, CLIENT_CLOSED_STATUS, TWO_ENDS
 from app.metrics import Metrics
@@ -71,14 +70,7 @@ class AdminDoor:
         """Answer one request."""
         if scope["type"] != ScopeType.HTTP:
             return
-        client = scope["client"]
-        call = Call(
-            method=scope["method"],
-            raw_path=scope["raw_path"],
-            headers=scope["headers"],
-            peer=client[0] if client else None,
-            started=time.monotonic(),
-        )
+        call = call_of(scope)
         note = AccessNote()
         exit_ = _exit(call, scope, send, self._write_timeout_s)
         try:
@@ -141,17 +133,7 @@ class AdminDoor:
     def _note(self, call: Call, scope: Scope, exit_: "_Exit", note: AccessNote) -> None:
         route = _route(scope)
         self._metrics.add(self._metrics.requests, (route, str(exit_.status)))
-        self._access_log.write(
-            request_id=call.request_id_text.decode(),
-            client_request_id=call.client_request_id,
-            method=call.method,
-            route=route,
-            status=exit_.status,
-            seconds=time.monotonic() - call.started,
-            sent_bytes=exit_.sent_bytes,
-            client=call.peer or "",
-            note=note,
-        )
+        self._access_log.write(call, route=route, status=exit_.status, sent_bytes=exit_.sent_bytes, note=note)
 
 
 class _Read:

@@ -7,8 +7,7 @@ import msgspec
 from litestar.di import NamedDependency, Provide
 from litestar.handlers import HTTPRouteHandler
 
-from app.admin.key_contract import reference
-from app.admin.keys import KeyInPath
+from app.admin.key_contract import KeyInPath, reference
 from app.admin.tenants import SlugInPath
 
 ROOT: Final = "/admin/v1"

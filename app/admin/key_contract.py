@@ -6,11 +6,14 @@ from ipaddress import ip_network
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
+import msgspec
+from litestar.params import PathParameter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.admin import paging
 from app.admin.contract import Answered, Asked, Moment, Name, pointer, utc
 from app.admin.errors import FieldError, InvalidFields
+from db import every_key
 from domain.tenants import ExpiryPast, KeyStatus, KeySummary, KeyUnknown, Network
 
 MAX_NETWORKS: Final = 64
@@ -19,6 +22,10 @@ DEFAULT_OVERLAP_S: Final = 86_400
 
 _PREFIX: Final = re.compile(r"(nnga?_[0-9A-Za-z]{8})(?:_[0-9A-Za-z_]*)?")
 
+KeyInPath = Annotated[
+    str,
+    PathParameter(description="The key's prefix (`nng_` or `nnga_` and eight characters) or its id."),
+]
 Networks = Annotated[
     tuple[Annotated[str, Meta(max_length=50, examples=["10.0.0.0/8"])], ...],
     Meta(max_length=MAX_NETWORKS, description="Only callers from there may use it; none: from anywhere."),
@@ -76,17 +83,39 @@ class KeyPage(Answered):
     next_cursor: paging.NextCursor
 
 
-class NewKey(Asked):
-    """What to create."""
+class OwnedKey(Key):
+    """A key and whose it is."""
+
+    tenant: Annotated[str | None, Meta(description="Its tenant's slug; null: it is an admin key.")]
+    tenant_id: Annotated[
+        str | None,
+        Meta(description="Its tenant's id; null: it is an admin key.", extra_json_schema={"format": "uuid"}),
+    ]
+
+
+class OwnedKeyPage(Answered):
+    """Keys of whatever owner, oldest first, revoked ones too."""
+
+    items: tuple[OwnedKey, ...]
+    next_cursor: paging.NextCursor
+
+
+class NewAdminKey(Asked):
+    """An admin key to create. It cannot outlive the key that creates it, nor work from where that does not."""
 
     name: Annotated[Name, Meta(description="What it is for, so that it can be told from others.")]
     expires_at: Annotated[Moment | None, Meta(description="When it ends by itself; null: never.")] = None
     allowed_networks: Networks = ()
+
+
+class NewKey(NewAdminKey):
+    """What to create."""
+
     path_allowed: PathAllowed = False
 
 
-class KeyChange(Asked):
-    """What to change; what is left out stays."""
+class AdminKeyChange(Asked):
+    """What to change of an admin key; what is left out stays. Its bounds are those of creating one."""
 
     name: Name | UnsetType = UNSET
     expires_at: (
@@ -97,6 +126,11 @@ class KeyChange(Asked):
         | UnsetType
     ) = UNSET
     allowed_networks: Networks | UnsetType = UNSET
+
+
+class KeyChange(AdminKeyChange):
+    """What to change; what is left out stays."""
+
     path_allowed: PathAllowed | UnsetType = UNSET
     allow_all_models: AllModels | UnsetType = UNSET
 
@@ -174,6 +208,16 @@ def key_of(key: KeySummary) -> Key:
         allow_all_models=key.allow_all_models,
         last_used_at=key.last_used_at,
         rotated_from=None if key.rotated_from is None else str(key.rotated_from),
+    )
+
+
+def owned_key_of(found: every_key.OwnedKey) -> OwnedKey:
+    """Return a key with its owner as it is answered."""
+    tenant_id = found.summary.tenant_id
+    return OwnedKey(
+        **msgspec.structs.asdict(key_of(found.summary)),
+        tenant=found.slug,
+        tenant_id=None if tenant_id is None else str(tenant_id),
     )
 
 

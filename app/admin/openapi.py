@@ -4,7 +4,6 @@ Paths and parameters are what the framework found out about the handlers; schema
 and refusals from the table that answers them.
 """
 
-import inspect
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Final, NoReturn
@@ -23,14 +22,15 @@ from app.admin.errors import (
 )
 from app.admin.problems import PROBLEM_JSON, Problem, Told, told
 from app.admin.surface import ROOT, admin_service
+from app.openapi_schemas import reference, schemas_of
 from domain.errors import BodyTooLarge, BodyTooSlow, Unauthenticated, Unavailable
 from domain.tenants import SlugTaken, TenantUnknown, TimeZoneUnknown
 
-_SCHEMAS: Final = "#/components/schemas/{name}"
 _EXAMPLE_ID: Final = "01977f00-0000-7000-8000-000000000000"
 _REPEATED: Final = frozenset({"deprecated", "allowEmptyValue", "allowReserved", "schema"})
 SECURITY: Final[list[dict[str, list[str]]]] = [{"adminBearer": []}, {"adminApiKey": []}]
 _CREATED: Final = "201"
+_METHODS: Final = ("get", "post", "put", "patch", "delete", "options")
 
 _REFUSALS: Final[dict[str, tuple[str, Exception]]] = {
     "AdminInvalidRequest": (
@@ -65,11 +65,11 @@ _WITH_BODY: Final = (403, 408, 413, 415)
 TAGS: Final = (
     {"name": "me", "description": "Admin API: the caller's own key."},
     {"name": "tenants", "description": "Admin API: owners of keys, grants, limits and usage."},
-    {"name": "keys", "description": "Admin API: what a tenant's callers prove themselves with."},
+    {"name": "keys", "description": "Admin API: what tenants' callers and operators prove themselves with."},
     {"name": "limits", "description": "Admin API: how much a tenant and its keys may use."},
     {"name": "grants", "description": "Admin API: which models a tenant and its keys may use."},
     {"name": "policies", "description": "Admin API: what requests may ask of the models they share."},
-    {"name": "audit", "description": "Admin API: who changed what, and who failed to log in."},
+    {"name": "audit", "description": "Admin API: who changed what, and who logged in or failed to."},
     {"name": "revocations", "description": "Admin API: how far each process follows what was revoked."},
     {
         "name": "backends",
@@ -77,7 +77,7 @@ TAGS: Final = (
     },
     {"name": "models", "description": "Admin API: which backend hosts what."},
     {"name": "usage", "description": "Admin API: the ledger as rows, as sums and as a file."},
-    {"name": "jobs", "description": "Admin API: what the workers do."},
+    {"name": "jobs", "description": "Admin API: what the workers do, and doing it now."},
     {"name": "configuration", "description": "Admin API: the settings in force."},
 )
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
@@ -115,10 +115,7 @@ def schemas() -> dict[str, Any]:
     """Return the schemas of all contracts by name."""
     service = admin_service(_nobody)
     used = [kind for _, _, handler in _handlers(service.routes) for kind in _contracts(handler)]
-    _, components = msgspec.json.schema_components(dict.fromkeys([*used, Problem]), ref_template=_SCHEMAS)
-    for schema in components.values():
-        schema["description"] = inspect.cleandoc(schema["description"])
-    return dict(components)
+    return schemas_of([*used, Problem])
 
 
 def responses() -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _nobody() -> NoReturn:
 
 
 def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
-    """Return path, method and handler of each operation of the API, in that order."""
+    """Return path, method and handler of each operation of the API, in the order of a reader's questions."""
     found = {
         (route.path_format, str(method).lower()): handler
         for route in routes
@@ -141,9 +138,11 @@ def _handlers(routes: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
     }
     # The framework answers OPTIONS by itself, and nobody needs to be told.
     return [
-        (*where, handler)
-        for where, handler in sorted(found.items(), key=lambda each: each[0])
-        if where[1] != "options"
+        (path, method, handler)
+        for (path, method), handler in sorted(
+            found.items(), key=lambda each: (each[0][0], _METHODS.index(each[0][1]))
+        )
+        if method != "options"
     ]
 
 
@@ -196,9 +195,7 @@ def _answer(content: dict[str, Any] | None, headers: dict[str, Any]) -> dict[str
 def _lines(handler: HTTPRouteHandler) -> dict[str, Any]:
     """Return the media types of an answer that is made of lines, each with the schema of one line."""
     return {
-        media_type: {
-            "schema": {"type": "string"} if kind is None else {"$ref": _SCHEMAS.format(name=kind.__name__)}
-        }
+        media_type: {"schema": {"type": "string"} if kind is None else reference(kind)}
         for media_type, kind in handler.opt.get("lines", {}).items()
     }
 
@@ -239,7 +236,7 @@ def _refusal(description: str, problem: Told) -> dict[str, Any]:
         "headers": headers,
         "content": {
             PROBLEM_JSON: {
-                "schema": {"$ref": _SCHEMAS.format(name=Problem.__name__)},
+                "schema": reference(Problem),
                 "example": msgspec.json.decode(problem.body(_EXAMPLE_ID)),
             }
         },

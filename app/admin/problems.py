@@ -195,11 +195,11 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
         CROSS_SITE,
         "A session may do this only with its own token as X-CSRF-Token; a program sends an admin key.",
     ),
-    JobUnknown: _fixed(NOT_FOUND, "There is no such job, or its last run was too long ago."),
+    JobUnknown: _fixed(NOT_FOUND, "There is no such job, or no such run of one any more."),
     JobBusy: lambda error: Told(CONFLICT, error.why),
     RedisAway: _fixed(
         UNAVAILABLE_KIND,
-        "Redis cannot be asked at the moment. Jobs and the sessions of this page are kept there; try again.",
+        "Redis cannot be asked at the moment. Jobs and the dashboard's sessions are kept there; try again.",
         _retry_after(OUTAGE_RETRY_S),
     ),
     PreconditionFailed: _fixed(
@@ -209,7 +209,7 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     TooManyLogins: _too_many_logins,
     TenantUnknown: lambda error: Told(NOT_FOUND, sentence(str(error))),
     # Without what was asked for: another tenant's key and none give the same bytes.
-    KeyUnknown: _fixed(NOT_FOUND, "The tenant has no key of this prefix or id."),
+    KeyUnknown: _fixed(NOT_FOUND, "There is no key of this prefix or id here."),
     GrantUnknown: _fixed(NOT_FOUND, "There is no grant of this id here."),
     RuleUnknown: _fixed(NOT_FOUND, "No rule stands here for this field; what is less specific decides."),
     GrantTaken: lambda error: Told(CONFLICT, f"The grant {error.pattern!r} is there already."),

@@ -1,6 +1,6 @@
 """The framework's part of the admin surface: its handlers, what they are given, and their document."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.params import QueryParameter
+from litestar.utils.signature import ParsedSignature
 
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
@@ -18,9 +19,10 @@ from app.admin.configuration import ConfigurationController
 from app.admin.dashboard import paths
 from app.admin.dashboard.controller import DashboardController
 from app.admin.errors import FieldError, InvalidFields
+from app.admin.every_key import EveryKeyController
 from app.admin.grants import KeyGrantController, TenantGrantController
 from app.admin.jobs import JobController
-from app.admin.keys import KeyController
+from app.admin.keys import AdminKeyController, TenantKeyController
 from app.admin.limits import KeyLimitController, TenantLimitController
 from app.admin.logins import Caller
 from app.admin.me import MeController
@@ -67,7 +69,9 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
                 route_handlers=[
                     MeController,
                     TenantController,
-                    KeyController,
+                    TenantKeyController,
+                    AdminKeyController,
+                    EveryKeyController,
                     TenantLimitController,
                     KeyLimitController,
                     TenantGrantController,
@@ -117,9 +121,17 @@ def _refuse_unknown_parameters(request: AdminRequest) -> None:
 
 @cache
 def query_parameters(handler: BaseRouteHandler) -> tuple[str, ...]:
-    """Return the names of the parameters that a handler reads from the URL's query."""
-    definitions = (each.kwarg_definition for each in handler.parsed_fn_signature.parameters.values())
-    return tuple(str(each.name) for each in definitions if isinstance(each, QueryParameter))
+    """Return the names of the parameters that a handler, or what it is handed, reads from the URL's query."""
+    dependencies = handler.resolve_dependencies()
+
+    def read_by(signature: ParsedSignature) -> Iterator[str]:
+        for name, each in signature.parameters.items():
+            if isinstance(each.kwarg_definition, QueryParameter):
+                yield str(each.kwarg_definition.name)
+            elif name in dependencies:
+                yield from read_by(dependencies[name].parsed_fn_signature)
+
+    return tuple(dict.fromkeys(read_by(handler.parsed_fn_signature)))
 
 
 def _answer(request: AdminRequest, error: Exception) -> Response[bytes]:

@@ -11,23 +11,9 @@ from msgspec import Meta
 from app.admin import paging
 from app.admin.contract import Answered, Moment
 from app.admin.errors import InvalidFields
-from app.admin.handed import Admin, By
-from app.admin.usage_contract import (
-    BackendFilter,
-    Count,
-    KeyFilter,
-    ModelFilter,
-    Outcome,
-    OutcomeFilter,
-    Since,
-    SinceEver,
-    TenantFilter,
-    Until,
-    UsageRow,
-    UsageRowPage,
-    fields_of,
-    usage_filter,
-)
+from app.admin.handed import Admin
+from app.admin.usage_contract import Count, Outcome, UsageRow, UsageRowPage, fields_of
+from app.admin.usage_filter import EVER, LATELY, Wanted
 from app.cursors import cursor_at
 from app.usage_export import ExportedUsageRow, ExportFormat, export
 from domain.tenants import TimeZoneUnknown, checked_time_zone
@@ -106,29 +92,19 @@ class UsageController(Controller):
 
     path = "/usage"
     tags = ("usage",)
+    dependencies = LATELY
 
     @get("/rows", operation_id="listUsageRows", summary="List requests, newest first")
     async def list_rows(
         self,
         *,
         admin: Admin,
-        caller: By,
-        tenant: TenantFilter = None,
-        key: KeyFilter = None,
-        model: ModelFilter = None,
-        backend: BackendFilter = None,
-        outcome: OutcomeFilter = None,
-        since: Since = None,
-        until: Until = None,
+        wanted: Wanted,
         limit: paging.Limit = paging.DEFAULT_ENTRIES,
         cursor: paging.Cursor = None,
     ) -> UsageRowPage:
         """Answer a page; the cursor holds where its last row stands."""
         before = paging.place_of(cursor, RowPlace)
-        wanted = await usage_filter(
-            admin, caller, tenant=tenant, key=key, model=model, backend=backend, outcome=outcome,
-            since=since, until=until,
-        )  # fmt: skip
         found = await admin.ledger.page(wanted, after=before, limit=limit + 1, newest_first=True)
         return UsageRowPage(
             items=tuple(UsageRow(**fields_of(row)) for row in found[:limit]),
@@ -140,15 +116,8 @@ class UsageController(Controller):
         self,
         *,
         admin: Admin,
-        caller: By,
+        wanted: Wanted,
         by: GroupBy = "tenant",
-        tenant: TenantFilter = None,
-        key: KeyFilter = None,
-        model: ModelFilter = None,
-        backend: BackendFilter = None,
-        outcome: OutcomeFilter = None,
-        since: Since = None,
-        until: Until = None,
         time_zone: ZoneName = "UTC",
     ) -> UsageSums:
         """Answer at most `MAX_SUMS` lines, exact to the moment the question was asked."""
@@ -157,10 +126,6 @@ class UsageController(Controller):
             zone = checked_time_zone(time_zone)
         except TimeZoneUnknown as unknown:
             raise InvalidFields.parameter("timeZone", f"{unknown}.") from None
-        wanted = await usage_filter(
-            admin, caller, tenant=tenant, key=key, model=model, backend=backend, outcome=outcome,
-            since=since, until=until,
-        )  # fmt: skip
         try:
             found = await admin.usage.sums(groups, wanted, time_zone=zone, at_most=MAX_SUMS)
         except TooManySums:
@@ -182,28 +147,18 @@ class UsageController(Controller):
         operation_id="exportUsage",
         summary="Export requests as lines, oldest first; it can be resumed",
         opt={"lines": {"application/x-ndjson": ExportedUsageRow, "text/csv": None}},
+        dependencies=EVER,
     )
     async def export_usage(
         self,
         *,
         admin: Admin,
-        caller: By,
+        wanted: Wanted,
         format: Format = "ndjson",  # noqa: A002 - its name in the URL
-        tenant: TenantFilter = None,
-        key: KeyFilter = None,
-        model: ModelFilter = None,
-        backend: BackendFilter = None,
-        outcome: OutcomeFilter = None,
-        since: SinceEver = None,
-        until: Until = None,
         cursor: paging.Cursor = None,
     ) -> Stream:
         """Stream the rows; an answer that breaks off is resumed with the cursor of its last whole line."""
         after = paging.place_of(cursor, RowPlace)
-        wanted = await usage_filter(
-            admin, caller, tenant=tenant, key=key, model=model, backend=backend, outcome=outcome,
-            since=since, until=until, since_ever=True,
-        )  # fmt: skip
         form = ExportFormat(format)
         pieces = export(admin.ledger, wanted, form=form, after=after)
         # Asked for before the status leaves: what is wrong from the start is told as it should be.

@@ -1,4 +1,4 @@
-"""`audit`: who changed what, and who failed to log in."""
+"""`audit`: who changed what, and who logged in or failed to."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 DEFAULT_EVENTS: Final = 50
 MOST_EVENTS: Final = 100_000
 
-_SAID_ELSEWHERE: Final = frozenset({"id", "tenant_id", "prefix", "slug", "created_at", "last_used_at"})
-"""What names the subject, or when it was made."""
+_SAID_ELSEWHERE: Final = frozenset(
+    {"id", "tenant_id", "prefix", "slug", "backend", "at", "by", "created_at", "last_used_at"}
+)
+"""What names the subject, or when it was made or by whom."""
 
 
 async def audit(
@@ -36,7 +38,7 @@ async def audit(
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=MOST_EVENTS))] = DEFAULT_EVENTS,
     common: Common = COMMON,
 ) -> None:
-    """Show who changed what and who failed to log in, newest first.
+    """Show who changed what and who logged in or failed to, newest first.
 
     Example: `neuronetz-gateway audit --tenant research --since 7d`
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cyclopts import App
 
+from app.cli.control import address_meant
 from app.cli.failure import BAD_INPUT, CommandFailed, InputRefused
-from app.cli.options import LOCAL, Local
+from app.cli.options import COMMON, LOCAL, Common, Local
 from app.cli.output import NOTHING, Table, count_of, say, show_json, show_table
 from app.cli.place import environment, find_running, names_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from db.settings_shown import ShownSetting
 
@@ -66,11 +68,23 @@ def check(*, common: Local = LOCAL) -> int:
 
 
 @app.command
-def show(*, common: Local = LOCAL) -> None:
+async def show(*, common: Common = COMMON) -> None:
     """Show every setting in force, where it comes from, and which process reads it. Secrets stay hidden.
+
+    With --url, those of the app process that answers.
 
     Example: `neuronetz-gateway config show`
     """
+    url = address_meant(common)
+    shown = _here(common) if url is None else await _elsewhere(url, common.admin_key_file)
+    if common.json:
+        show_json({"settings": shown})
+        return
+    headings = ("variable", "value", "from", "read by")
+    show_table(Table(headings, [_row(each) for each in shown]))
+
+
+def _here(common: Common) -> list[dict[str, Any]]:
     from app.settings import load_app_settings
     from db.settings_shown import shown_settings
 
@@ -86,12 +100,14 @@ def show(*, common: Local = LOCAL) -> None:
     plain += [(each, "worker") for each in worker["settings"]]
     for each, process in plain:
         by_name.setdefault(each["name"], (each, []))[1].append(process)
-    shown = [{**each, "processes": of} for _, (each, of) in sorted(by_name.items())]
-    if common.json:
-        show_json({"settings": shown})
-        return
-    headings = ("variable", "value", "from", "read by")
-    show_table(Table(headings, [_row(each) for each in shown]))
+    return [{**each, "processes": of} for _, (each, of) in sorted(by_name.items())]
+
+
+async def _elsewhere(url: str, admin_key_file: "Path | None") -> list[dict[str, Any]]:
+    from app.cli.control.remote import remote_control_plane
+
+    async with remote_control_plane(url, admin_key_file) as control:
+        return [{**_plain(each), "processes": ["app"]} for each in await control.settings()]
 
 
 def _environ(common: Local) -> Mapping[str, str]:

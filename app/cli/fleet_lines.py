@@ -55,6 +55,11 @@ class LastRun(msgspec.Struct, frozen=True):
     ended_at: datetime
     error: str | None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it did not do what it should."""
+        return self.outcome != "complete"
+
 
 class JobLine(msgspec.Struct, frozen=True):
     """One kind of job. `state` is idle, queued or active; `next_run_at` is when a worker orders it by itself."""

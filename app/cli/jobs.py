@@ -1,4 +1,4 @@
-"""`jobs`: what the worker does by itself, how it went, and doing it now."""
+"""`jobs`: what the worker does by itself, how it went, and doing it now or again."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from cyclopts import App
 
 from app.cli.control import control_plane
 from app.cli.failure import FAILED, InputRefused
-from app.cli.options import COMMON, LOCAL, Common, Local
+from app.cli.options import COMMON, Common
 from app.cli.output import NOTHING, Table, count_of, moment, progress, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="jobs",
-    help="""Show the worker's jobs, and run one now.
+    help="""Show the worker's jobs, run one now, or again after a failure.
 
 Example: `neuronetz-gateway jobs list`
 """,
@@ -42,8 +42,8 @@ async def list_(*, common: Common = COMMON) -> None:
 
 
 @app.command
-async def run(name: str, /, *, wait: bool = False, common: Local = LOCAL) -> int:
-    """Have a job run now, be it ahead of its time or again after a failure. Each may run as often as one likes.
+async def run(name: str, /, *, wait: bool = False, common: Common = COMMON) -> int:
+    """Have a job run now, ahead of its time. Each may run as often as one likes.
 
     Example: `neuronetz-gateway jobs run usage.roll_up --wait`
 
@@ -54,7 +54,26 @@ async def run(name: str, /, *, wait: bool = False, common: Local = LOCAL) -> int
     wait
         Return when it has ended; exit with 1 unless it did what it should.
     """
-    from app.cli.control.database import database_control_plane
+    return await _order(name, common, again=False, waits=wait)
+
+
+@app.command
+async def retry(name: str, /, *, wait: bool = False, common: Common = COMMON) -> int:
+    """Have a job run again whose last run failed or was aborted; exit with 1 if it was not.
+
+    Example: `neuronetz-gateway jobs retry usage.prune --wait`
+
+    Parameters
+    ----------
+    name
+        The job as `jobs list` names it.
+    wait
+        Return when it has ended; exit with 1 unless it did what it should.
+    """
+    return await _order(name, common, again=True, waits=wait)
+
+
+async def _order(name: str, common: Common, *, again: bool, waits: bool) -> int:
     from domain.jobs import EVERY_JOB
 
     order = next((each for each in EVERY_JOB if each.name == name), None)
@@ -62,17 +81,16 @@ async def run(name: str, /, *, wait: bool = False, common: Local = LOCAL) -> int
         raise InputRefused(
             f"There is no job {name!r}; there are {', '.join(each.name for each in EVERY_JOB)}."
         )
-    async with database_control_plane(common) as control:
+    async with control_plane(common) as control:
         with progress(f"running {name}"):
-            ended = await control.fleet.run_job(order, waits=wait)
-    failed = ended is not None and ended.outcome != "complete"
+            ended = await control.fleet.order_job(order, again=again, waits=waits)
     if common.json:
         show_json({"job": name, "run": ended})
     elif ended is None:
         print(f"{name} is ordered; `{common.command('jobs list')}` tells how it went.")
     else:
         print(f"{name}: {ended.outcome}{'' if ended.error is None else f', {ended.error}'}.")
-    return FAILED if failed else 0
+    return FAILED if ended is not None and ended.failed else 0
 
 
 def _row(each: "JobLine") -> tuple[str, ...]:

@@ -176,11 +176,11 @@ async def _lines(
     if tenant is not None:
         owner = await find_tenant(control, tenant, common)
         return [key_line(key, owner.slug) for key in await control.keys.list(owner)]
-    lines = [key_line(key, None) for key in await control.keys.list(None)]
-    if not admin:
-        for each in await control.tenants.list():
-            lines += [key_line(key, each.slug) for key in await control.keys.list(each)]
-    return lines
+    if admin:
+        return [key_line(key, None) for key in await control.keys.list(None)]
+    # They come oldest first, and stay so within each owner's.
+    found = sorted(await control.keys.every(), key=lambda each: each.slug or "")
+    return [key_line(*each) for each in found]
 
 
 def _owner(tenant: "Tenant | None") -> str:

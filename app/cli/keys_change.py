@@ -125,7 +125,7 @@ async def set_(
     reference = shown_reference(key)
     async with control_plane(common, waits=wait) as control:
         found = await find_key(control, reference, common)
-        if paths == "on" and found.tenant is None:
+        if paths == "on" and found.slug is None:
             raise InputRefused(NOT_IN_PATHS)
         try:
             was, after = await control.keys.change(found, change)

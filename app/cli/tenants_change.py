@@ -67,7 +67,7 @@ async def set_(
         print(f"Tenant {tenant} was like this before; nothing changed.")
         return
     print(f"Tenant {tenant}: {', '.join(_differences(before, after))}.")
-    if not usable:
+    if before.allow_all_models and not usable:
         say("It may use no model now:", f"  {common.command(f'models allow MODEL --tenant {tenant}')}")
 
 

@@ -1,7 +1,6 @@
 """The door of the documentation: who may read, and what a browser may do with what it gets."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from app.admin.logins import Logins
 from app.admin.problems import PROBLEM_JSON, told
 from app.docs_pages.pages import DOCUMENT, Page, document_page, static_pages
 from app.gateway.access_log import AccessLog, AccessNote
-from app.gateway.call import Call
+from app.gateway.call import Call, call_of
 from app.gateway.downstream import Downstream
 from app.gateway.endpoint import CLIENT_CLOSED_STATUS, TWO_ENDS
 from app.metrics import Metrics
@@ -73,14 +72,7 @@ class DocsDoor:
         """Answer one request."""
         if scope["type"] != ScopeType.HTTP:
             return
-        client = scope["client"]
-        call = Call(
-            method=scope["method"],
-            raw_path=scope["raw_path"],
-            headers=scope["headers"],
-            peer=client[0] if client else None,
-            started=time.monotonic(),
-        )
+        call = call_of(scope)
         known = dict(scope["headers"]).get(b"if-none-match", b"")
         downstream = Downstream(send, request_id=call.request_id_text, head_only=call.method == "HEAD")
         note = AccessNote()
@@ -126,15 +118,7 @@ class DocsDoor:
         route = self._routes.get(call.raw_path, NO_ROUTE)
         self._metrics.add(self._metrics.requests, (route, str(downstream.status)))
         self._access_log.write(
-            request_id=call.request_id_text.decode(),
-            client_request_id=call.client_request_id,
-            method=call.method,
-            route=route,
-            status=downstream.status,
-            seconds=time.monotonic() - call.started,
-            sent_bytes=downstream.sent_bytes,
-            client=call.peer or "",
-            note=note,
+            call, route=route, status=downstream.status, sent_bytes=downstream.sent_bytes, note=note
         )
 
 

@@ -5,11 +5,14 @@ No query string, no key beyond its readable prefix, no prompt, no header a clien
 
 import asyncio
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
 import msgspec
 
+from app.gateway.call import Call
 from db.logs import LogFormat
 
 FLUSH_INTERVAL_S: Final = 0.05
@@ -54,39 +57,35 @@ class AccessLog:
     request a tenth of its time. A killed process loses what it had not written yet; the usage journal does not.
     """
 
-    def __init__(self, log_format: LogFormat, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        log_format: LogFormat,
+        stream: TextIO | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._lines: list[str] = []
         self._encode = msgspec.json.Encoder().encode
         self._as_json = log_format == "json"
+        self._clock = clock
 
-    def write(
-        self,
-        *,
-        request_id: str,
-        client_request_id: str | None,
-        method: str,
-        route: str,
-        status: int,
-        seconds: float,
-        sent_bytes: int,
-        client: str,
-        note: AccessNote,
-    ) -> None:
-        """Note one line."""
+    def write(self, call: Call, *, route: str, status: int, sent_bytes: int, note: AccessNote) -> None:
+        """Note one line about a call that has been answered just now."""
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self.flush)
-        method = method[:MAX_METHOD_CHARACTERS]
+        request_id, method = call.request_id_text.decode(), call.method[:MAX_METHOD_CHARACTERS]
+        duration_ms = (self._clock() - call.started) * 1e3
         note.model = note.model[:MAX_MODEL_CHARACTERS]
         if self._as_json:
             line = _Line(
                 datetime.now(UTC), "info", "request", request_id, method, route, status,
-                round(seconds * 1e3, 3), sent_bytes, client, note, client_request_id,
+                round(duration_ms, 3), sent_bytes, call.peer or "", note, call.client_request_id,
             )  # fmt: skip
             self._lines.append(self._encode(line).decode())
         else:
             self._lines.append(
-                f"{method} {route} {status} {seconds * 1e3:.1f} ms"
+                f"{method} {route} {status} {duration_ms:.1f} ms"
                 f"{_labelled('model', note.model)}{_labelled('backend', note.backend)}"
                 f"{_labelled('tenant', note.tenant)}{_labelled('outcome', note.outcome)}"
                 f" id={request_id}"

@@ -1,9 +1,11 @@
 """One inbound request as the stages see it: scanned once from the ASGI scope."""
 
 import re
+import time
 from collections.abc import Iterable
 from typing import Final
 
+from litestar.types import HTTPScope
 from uuid_utils.compat import uuid7
 
 from app.gateway.body_room import BodyHold
@@ -154,6 +156,19 @@ class Call:
     def _scan_traceparent(self, value: bytes) -> None:
         if _TRACEPARENT.fullmatch(value):
             self.traceparent = value
+
+
+def call_of(scope: HTTPScope, path_key: bytes | None = None) -> Call:
+    """Return the call that has come in just now; `path_key` as in `Call`."""
+    client = scope["client"]
+    return Call(
+        method=scope["method"],
+        raw_path=scope["raw_path"],
+        headers=scope["headers"],
+        peer=client[0] if client else None,
+        started=time.monotonic(),
+        path_key=path_key,
+    )
 
 
 _SCANNERS = {

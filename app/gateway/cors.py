@@ -8,10 +8,10 @@ from collections.abc import Collection
 from typing import Final
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils import uuid7
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from app.gateway.access_log import AccessLog, AccessNote
+from app.gateway.call import call_of
 from app.gateway.downstream import SERVER, Header
 from app.metrics import Metrics
 
@@ -92,28 +92,17 @@ class Cors:
 
         await self._inner(scope, receive, send_told)
 
-    async def _answer_preflight(self, scope: Scope, send: Send, origin: bytes) -> None:
-        request_id = str(uuid7())
-        client = scope.get("client")
+    async def _answer_preflight(self, scope: HTTPScope, send: Send, origin: bytes) -> None:
+        call = call_of(scope)
         self._metrics.add(self._metrics.requests, (PREFLIGHT, str(NO_CONTENT)))
-        self._access_log.write(
-            request_id=request_id,
-            client_request_id=None,
-            method="OPTIONS",
-            route=PREFLIGHT,
-            status=NO_CONTENT,
-            seconds=0.0,
-            sent_bytes=0,
-            client=client[0] if client else "",
-            note=AccessNote(),
-        )
+        self._access_log.write(call, route=PREFLIGHT, status=NO_CONTENT, sent_bytes=0, note=AccessNote())
         headers = [
             (b"access-control-allow-origin", origin),
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-allow-headers", _HEADERS),
             (b"access-control-max-age", b"%d" % REMEMBERED_S),
             _VARY_PREFLIGHT,
-            (b"x-request-id", request_id.encode()),
+            (b"x-request-id", call.request_id_text),
             SERVER,
         ]
         await send({"type": "http.response.start", "status": NO_CONTENT, "headers": headers})

@@ -1,6 +1,5 @@
 """One ASGI endpoint per public path: exact path, allowed methods, one answer, one log line, whatever happens."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -11,7 +10,7 @@ from litestar.types import Receive, Scope, Send
 
 from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import BodyCut, ClientLeft
-from app.gateway.call import Call
+from app.gateway.call import Call, call_of
 from app.gateway.downstream import JSON, Downstream
 from app.gateway.lingering import Lingering
 from app.gateway.relay import AnswerCut
@@ -82,15 +81,7 @@ class Endpoint:
         """Answer one request. `path_key` is the key that stood before its path."""
         if scope["type"] != ScopeType.HTTP:  # Litestar types an ASGI route's scope as either kind
             return
-        client = scope["client"]
-        call = Call(
-            method=scope["method"],
-            raw_path=scope["raw_path"],
-            headers=scope["headers"],
-            peer=client[0] if client else None,
-            started=time.monotonic(),
-            path_key=path_key,
-        )
+        call = call_of(scope, path_key)
         downstream = Downstream(send, request_id=call.request_id_text, head_only=call.method == "HEAD")
         note = AccessNote()
         visit = Visit(call, downstream, receive, note, self._metrics)
@@ -116,14 +107,10 @@ class Endpoint:
             downstream.close()
             self._metrics.answered(downstream.status)
             self._access_log.write(
-                request_id=call.request_id_text.decode(),
-                client_request_id=call.client_request_id,
-                method=call.method,
+                call,
                 route=self._route.template,
                 status=downstream.status,
-                seconds=time.monotonic() - call.started,
                 sent_bytes=downstream.sent_bytes,
-                client=call.peer or "",
                 note=note,
             )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from app.gateway.endpoint import Endpoint
 from app.gateway.gate import is_canonical
@@ -45,7 +45,7 @@ class PathKeys:
         # Cut out of the raw bytes: an escape in the key makes it no key, an escaped slash no boundary.
         key, slash, rest = scope["raw_path"].removeprefix(_PREFIX).partition(b"/")
         path = "/" + rest.decode("latin-1")
-        keyless = cast("Scope", {**cast("dict[str, Any]", scope), "path": path, "raw_path": b"/" + rest})
+        keyless = cast("HTTPScope", {**cast("dict[str, Any]", scope), "path": path, "raw_path": b"/" + rest})
         endpoint = self._endpoint(path) if key and slash else None
         if endpoint is None:
             await self._refusals.unknown_path(keyless, send)

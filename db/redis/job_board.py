@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import msgspec
 from redis.asyncio import Redis
+from saq.job import Status
 
 KEY: Final = "nng:jobs:ended"
 
@@ -20,6 +21,11 @@ class JobRun(msgspec.Struct, frozen=True):
     started_at: datetime
     ended_at: datetime
     error: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did what it should."""
+        return self.outcome == Status.COMPLETE.value
 
 
 _decode: Final = msgspec.json.Decoder(JobRun).decode

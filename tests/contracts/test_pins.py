@@ -150,9 +150,10 @@ def test_everything_that_fetches_uv_fetches_the_same() -> None:
     assert Requirement(PYPROJECT["build-system"]["requires"][0]).specifier.contains(versions[".ci/run"][0])
 
 
-def test_the_javascript_clients_are_locked_with_hashes_and_without_an_address() -> None:
-    wanted = json.loads(text_of("tests/js/package.json"))["dependencies"]
-    entries = json.loads(text_of("tests/js/package-lock.json"))["packages"]
+@pytest.mark.parametrize("home", ["tests/js", "docs/sdk"])
+def test_what_runs_on_node_is_locked_with_hashes_and_without_an_address(home: str) -> None:
+    wanted = json.loads(text_of(f"{home}/package.json"))["dependencies"]
+    entries = json.loads(text_of(f"{home}/package-lock.json"))["packages"]
     locked = {name.removeprefix("node_modules/"): entry for name, entry in entries.items() if name}
 
     assert wanted == {name: locked[name]["version"] for name in wanted}

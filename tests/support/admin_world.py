@@ -1,17 +1,25 @@
 """Every operation of the admin API, found in the document, and something of each kind for its path to name."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Self
 
 import httpx
+from pydantic import SecretStr
 
-from tests.support.admin import API, Desk, new_slug
+from db.redis.connection import connect_patient
+from db.redis.job_board import JobBoard, JobRun
+from domain.jobs import USAGE_PRUNE, USAGE_ROLL_UP, JobOrder
+from tests.support.admin import API, Desk, new_slug, wait_for
 
 UNKNOWN_ID: Final = "00000000-0000-7000-8000-000000000000"
 BACKEND: Final = "a"
 FIELD: Final = "num_ctx"
 RULE: Final = {"action": "strip"}
 PATTERN: Final = "llama3.2:latest"
+FAILED_JOB: Final = USAGE_PRUNE
+"""Runs by itself once a day, so nothing but a test makes another run of it."""
+OTHER_JOB: Final = USAGE_ROLL_UP
 
 
 class Operation(NamedTuple):
@@ -42,12 +50,27 @@ def operations(document: dict[str, Any]) -> Iterator[Operation]:
                 yield Operation(path, method, described)
 
 
-class World:
-    """A tenant with a key, a grant of each, and a rule at every level."""
+async def failing(desk: Desk, order: JobOrder) -> None:
+    """Have it said that a job's last run failed, once it neither waits nor runs."""
 
-    def __init__(self, slug: str, key: str, grant: str, key_grant: str) -> None:
+    async def idle() -> bool:
+        job = (await desk.get(f"/jobs/{order.name}")).json()
+        return job["state"] == "idle" and job["lastRun"] is not None
+
+    await wait_for(idle)
+    now = datetime.now(UTC)
+    redis = connect_patient(SecretStr(desk.gateway.redis_url))
+    await JobBoard(redis).ended(order.name, JobRun("failed", now, now, "TimeoutError"))
+    await redis.aclose()
+
+
+class World:
+    """A tenant with a key, a grant of each, and a rule at every level; an admin key; and a job that failed."""
+
+    def __init__(self, slug: str, key: str, admin_key: str, grant: str, key_grant: str) -> None:
         self.slug = slug
         self.key = key
+        self.admin_key = admin_key
         self.grant = grant
         self.key_grant = key_grant
 
@@ -61,7 +84,9 @@ class World:
             (await desk.post(f"{path}/grants", {"pattern": PATTERN})).json()["id"]
             for path in (tenant_path, key_path)
         ]
-        world = cls(slug, key, *grants)
+        made = await desk.post("/admin-keys", {"name": "ops"})
+        world = cls(slug, key, str(made.json()["summary"]["id"]), *grants)
+        await failing(desk, FAILED_JOB)
         for path in (
             *(tenant_path, key_path),
             *(f"{tenant_path}/grants/{world.grant}", f"{key_path}/grants/{world.key_grant}"),
@@ -74,7 +99,8 @@ class World:
         """Return what stands for the parameters of a path."""
         return {
             "slug": self.slug,
-            "key": self.key,
+            "key": self.admin_key if path.startswith(f"{API}/admin-keys") else self.key,
+            "job": (FAILED_JOB if path.endswith("/retry") else OTHER_JOB).name,
             "grant": self.key_grant if "{key}" in path else self.grant,
             "field": FIELD,
             "name": BACKEND,

@@ -11,18 +11,18 @@ from litestar.params import PathParameter
 from saq.job import TERMINAL_STATUSES, UNSUCCESSFUL_TERMINAL_STATUSES, Job, Status
 
 from app.admin.administration import Administration
+from app.admin.asking_redis import asking_redis
 from app.admin.dashboard.lobby import accepts_gzip
 from app.admin.dashboard.pages import HTML, asset, dashboard_page
-from app.admin.dashboard.sessions import asking_redis
 from app.admin.errors import JobBusy, JobUnknown
 from app.admin.handed import Admin, By
+from app.admin.job_orders import known_job, order_job
 from app.admin.logins import Caller
 from db.redis.queue import QUEUE_NAME
 from domain.errors import UnknownPath
-from domain.jobs import EVERY_JOB, JobOrder
+from domain.jobs import EVERY_JOB
 
 MAX_KEY_CHARACTERS: Final = 200
-_BUSY: Final = "It waits or runs already, or was aborted a moment ago."
 
 Name = Annotated[str, PathParameter(max_length=MAX_KEY_CHARACTERS)]
 
@@ -127,7 +127,7 @@ class DashboardController(Controller):
             raise JobBusy(
                 f"Only a run that failed or was aborted can be repeated; this one is {run.status.value}."
             )
-        await _order(admin, caller, _known(run.function), action="job.retry")
+        await order_job(admin, caller, known_job(run.function), action="job.retry")
         return Done()
 
     @post("/api/queues/{queue:str}/jobs/{job:str}/abort", status_code=200)
@@ -137,7 +137,7 @@ class DashboardController(Controller):
         if run.status in TERMINAL_STATUSES:
             raise JobBusy(f"It has ended already; it is {run.status.value}.")
         async with admin.database.unit_of_work(caller.actor) as work:
-            await work.audit.append("job.abort", f"job:{_known(run.function).name}")
+            await work.audit.append("job.abort", f"job:{known_job(run.function).name}")
             async with asking_redis():
                 await run.abort("aborted by an operator")
         return Done()
@@ -161,18 +161,8 @@ class DashboardController(Controller):
     @post("/api/jobs/{name:str}/run", status_code=200)
     async def run(self, admin: Admin, caller: By, name: Name) -> Done:
         """Order one of our jobs now."""
-        await _order(admin, caller, _known(name), action="job.run")
+        await order_job(admin, caller, known_job(name), action="job.run")
         return Done()
-
-
-async def _order(admin: Administration, caller: Caller, order: JobOrder, *, action: str) -> None:
-    """Order a job and note who did. The event is there before the order, and gone if nothing came of it."""
-    async with admin.database.unit_of_work(caller.actor) as work:
-        await work.audit.append(action, f"job:{order.name}")
-        async with asking_redis():
-            taken = await admin.queue.order(order)
-        if not taken:
-            raise JobBusy(_BUSY)
 
 
 async def _queue(admin: Administration, *, with_jobs: bool) -> QueueView:
@@ -212,13 +202,6 @@ async def _found(admin: Administration, queue: str, key: str) -> Job:
 def _check(queue: str) -> None:
     if queue != QUEUE_NAME:
         raise UnknownPath
-
-
-def _known(name: str) -> JobOrder:
-    for order in EVERY_JOB:
-        if order.name == name:
-            return order
-    raise JobUnknown
 
 
 def _view(run: Job) -> JobView:

@@ -4,6 +4,7 @@ A session is worth what its key is worth at that moment: each request asks about
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -12,14 +13,24 @@ from litestar.types import Receive, Scope
 
 from app.admin.dashboard.pages import HTML, Page, asset, login_page
 from app.admin.dashboard.paths import HOME, LOGIN, LOGOUT, STYLE
-from app.admin.dashboard.sessions import Header, Sessions, cookies, is_own_page, no_cookies, session_id_of
+from app.admin.dashboard.sessions import (
+    LASTS_S,
+    Header,
+    Sessions,
+    cookies,
+    is_own_page,
+    no_cookies,
+    session_id_of,
+)
 from app.admin.errors import AdminError, CsrfTokenMissing
 from app.admin.logins import Caller, Logins
 from app.admin.problems import told
 from app.gateway.body import Bodies
 from app.gateway.call import Call
+from db.postgres import Database, is_outage
 from domain.errors import GatewayError, MethodNotAllowed, Unauthenticated, UnknownPath
 
+LOGGED_IN: Final = "admin.login"
 MAX_FORM_BYTES: Final = 4096
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM: Final = b"application/x-www-form-urlencoded"
@@ -33,10 +44,11 @@ _log = structlog.get_logger()
 class Lobby:
     """Answers what can be answered before anybody is known, and finds out who everybody else is."""
 
-    def __init__(self, logins: Logins, sessions: Sessions, bodies: Bodies) -> None:
+    def __init__(self, logins: Logins, sessions: Sessions, bodies: Bodies, database: Database) -> None:
         self._logins: Final = logins
         self._sessions: Final = sessions
         self._bodies: Final = bodies
+        self._database: Final = database
 
     async def enter(self, call: Call, scope: Scope, receive: Receive) -> Caller | Page:
         """Return who calls, or all that the request gets.
@@ -72,16 +84,27 @@ class Lobby:
         try:
             key = _key_in(scope["headers"], await self._bodies.read(call, receive, at_most=MAX_FORM_BYTES))
             call.take_key(key)
-            caller = await self._logins.caller(call)
-            session_id = await self._sessions.open(call.key(), caller.actor.name)
-        except (GatewayError, AdminError) as refusal:
+            session_id = await self._opened(await self._logins.caller(call), call.key())
+        except Exception as refusal:
+            if not (isinstance(refusal, GatewayError | AdminError) or is_outage(refusal)):
+                raise
             problem = told(refusal)
             detail = (
                 "This key does not work here." if isinstance(refusal, Unauthenticated) else problem.detail
             )
             return _page(problem.kind.status, login_page(detail), problem.headers)
-        _log.info("admin_session_opened", key=caller.actor.name, address=caller.actor.address)
         return Page(_SEE_OTHER, ((b"location", HOME.encode()), *cookies(session_id, secure=secure)))
+
+    async def _opened(self, caller: Caller, key: bytes) -> bytes:
+        """Open a session and return its id. Nobody is let in whose login cannot be noted."""
+        async with self._database.unit_of_work(caller.actor) as work:
+            until = datetime.now(UTC) + timedelta(seconds=LASTS_S)
+            await work.audit.append(
+                LOGGED_IN, f"key:{caller.principal.key_id}", after={"session_until": until.isoformat()}
+            )
+            session_id = await self._sessions.open(key, caller.actor.name)
+        _log.info("admin_session_opened", key=caller.actor.name, address=caller.actor.address)
+        return session_id
 
     async def _with_session(self, call: Call, scope: Scope) -> Caller | Page:
         session_id = session_id_of(scope["headers"])

@@ -4,15 +4,11 @@ import hashlib
 import re
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Final
 
-import structlog
-from redis.exceptions import RedisError
-
+from app.admin.asking_redis import asking_redis
 from app.admin.dashboard.paths import ROOT
-from app.admin.errors import RedisAway
 from db.redis.admin_sessions import AdminSession, AdminSessions
 from domain.keys import PepperRing
 
@@ -26,23 +22,6 @@ _ID_BYTES: Final = 32
 _ID: Final = re.compile(rb"[A-Za-z0-9_-]{43}")
 
 Header = tuple[bytes, bytes]
-
-_log = structlog.get_logger()
-
-
-@asynccontextmanager
-async def asking_redis() -> AsyncIterator[None]:
-    """Tell what the dashboard cannot do while Redis is out of reach, and why.
-
-    Raises
-    ------
-    RedisAway
-    """
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        _log.warning("dashboard_redis_away", error=type(exc).__name__)
-        raise RedisAway from exc
 
 
 class Sessions:

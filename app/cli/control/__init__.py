@@ -26,17 +26,29 @@ async def control_plane(common: Common, *, waits: bool = False) -> AsyncIterator
     CommandFailed
         It cannot be reached, or the block failed because it refused.
     """
-    if common.url is not None:
+    url = address_meant(common)
+    if url is not None:
         from app.cli.control.remote import remote_control_plane
 
-        async with remote_control_plane(common.url, common.admin_key_file) as remote:
+        async with remote_control_plane(url, common.admin_key_file) as remote:
             yield remote
         return
-    if common.admin_key_file is not None:
-        raise InputRefused(
-            "--admin-key-file goes with --url; without it the database is asked, which needs no key."
-        )
     from app.cli.control.database import database_control_plane
 
     async with database_control_plane(common, waits=waits) as local:
         yield local
+
+
+def address_meant(common: Common) -> str | None:
+    """Return the address of the gateway that the options mean, None for the one of this machine.
+
+    Raises
+    ------
+    InputRefused
+        A key is given that goes with no address.
+    """
+    if common.url is None and common.admin_key_file is not None:
+        raise InputRefused(
+            "--admin-key-file goes with --url; without it the database is asked, which needs no key."
+        )
+    return common.url

@@ -148,12 +148,13 @@ class _Keys(_Desk):
         async with self._work() as work:
             return await work.keys(owner.id).get(reference)
 
+    async def every(self) -> tuple[KeyFound, ...]:
+        async with self._work() as work:
+            return tuple(KeyFound(*each) for each in await work.every_key.list())
+
     async def find(self, reference: str) -> KeyFound:
         async with self._work() as work:
-            owner = await work.tenants.owner_of_key(reference)
-            summary = await work.keys(owner).get(reference)
-            tenant = next((each for each in await work.tenants.list() if each.id == owner), None)
-            return KeyFound(summary, tenant)
+            return KeyFound(*await work.every_key.find(reference))
 
     async def create(
         self,

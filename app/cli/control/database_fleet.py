@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from saq.job import Status
 
 from app.admin.fleet import EFFECTIVE_WITHIN_S, Seen
+from app.cli.control.job_end import next_end
 from app.cli.control.port import Changed
 from app.cli.failure import CommandFailed
 from app.cli.fleet_lines import BackendLine, DrainLine, JobLine, JobsSummary, LastRun
@@ -94,22 +95,24 @@ class DatabaseFleet:
             ]
         return JobsSummary(info["queued"], info["active"], len(info["workers"]), tuple(lines))
 
-    async def run_job(self, order: JobOrder, *, waits: bool) -> LastRun | None:
-        """Order a job; with `waits` return how it ended."""
+    async def order_job(self, order: JobOrder, *, again: bool, waits: bool) -> LastRun | None:
+        """Order a job in the queue, and note who did; the event is gone if nothing came of it."""
         async with self._queue() as queue:
             board = JobBoard(queue.redis)
-            before = (await board.last_runs()).get(order.name)
-            if not await queue.order(order):
-                raise CommandFailed(f"{order.name} waits or runs already.")
-            if not waits:
-                return None
-            give_up_at = time.monotonic() + order.timeout_s
-            while time.monotonic() < give_up_at:
-                run = (await board.last_runs()).get(order.name)
-                if run != before:
-                    return _last_run(run)
-                await asyncio.sleep(_LOOK_AGAIN_S)
-        raise CommandFailed(f"{order.name} has not ended after {order.timeout_s} s; does a worker run?")
+
+            async def last() -> LastRun | None:
+                return _last_run((await board.last_runs()).get(order.name))
+
+            before = await last()
+            if again and (before is None or not before.failed):
+                raise CommandFailed(
+                    f"The last run of {order.name} did not fail, so there is nothing to repeat."
+                )
+            async with self._database.unit_of_work(actor()) as work:
+                await work.audit.append("job.retry" if again else "job.run", f"job:{order.name}")
+                if not await queue.order(order):
+                    raise CommandFailed(f"{order.name} waits or runs already, or was aborted a moment ago.")
+            return await next_end(order, after=before, last=last, every_s=_LOOK_AGAIN_S) if waits else None
 
     async def _one(self, name: str) -> BackendLine:
         for line in await self.backends():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 from msgspec import UnsetType
 
 if TYPE_CHECKING:
-    from app.cli.fleet_lines import BackendLine, JobsSummary
+    from app.cli.fleet_lines import BackendLine, JobsSummary, LastRun
     from app.cli.model_lines import ModelList
     from db.revocation_wait import Confirmation
+    from domain.jobs import JobOrder
     from domain.limits import LimitKind
     from domain.tenants import (
         AuditEvent,
@@ -44,15 +45,10 @@ class Changed(NamedTuple, Generic[T]):
 
 
 class KeyFound(NamedTuple):
-    """A key as it stands, and its owner (None: the operators)."""
+    """A key as it stands, and its owner's slug (None: the operators)."""
 
     summary: "KeySummary"
-    tenant: "Tenant | None"
-
-    @property
-    def slug(self) -> str | None:
-        """The owner's slug."""
-        return None if self.tenant is None else self.tenant.slug
+    slug: str | None
 
 
 class TenantDesk(Protocol):
@@ -79,6 +75,9 @@ class KeyDesk(Protocol):
 
     async def list(self, owner: "Tenant | None") -> "tuple[KeySummary, ...]":
         """Return an owner's keys, oldest first."""
+
+    async def every(self) -> tuple[KeyFound, ...]:
+        """Return all keys, whoever owns them, oldest first."""
 
     async def get(self, owner: "Tenant", reference: str) -> "KeySummary":
         """Return a tenant's key by its prefix or id."""
@@ -200,6 +199,9 @@ class FleetDesk(Protocol):
 
     async def jobs(self) -> "JobsSummary":
         """Return what the job queue holds and how each job ran last."""
+
+    async def order_job(self, order: "JobOrder", *, again: bool, waits: bool) -> "LastRun | None":
+        """Have a job run now, with `again` only if its last run failed; with `waits` return how it ended."""
 
 
 class ControlPlane(Protocol):

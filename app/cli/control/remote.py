@@ -3,7 +3,6 @@
 What the API answers becomes the values of `domain` that the database would have given, field by field of the same name.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from msgspec import UNSET, UnsetType
 
@@ -19,11 +19,12 @@ from app.cli.control.port import Changed, KeyFound
 from app.cli.control.remote_fleet import RemoteFleet, RemoteUsage
 from app.cli.control.remote_rights import RemoteGrants, RemoteLimits, RemotePolicies
 from app.cli.control.wire import value
-from app.cli.failure import CommandFailed, InputRefused
+from app.cli.failure import InputRefused
 from app.cli.output import say
 from app.cli.place import load
 from app.cli.settings import AdminKeySettings
 from db.revocation_wait import Confirmation, confirmation
+from db.settings_shown import ShownSetting
 from domain.keys import MintedKey, parse
 from domain.tenants import (
     AuditEvent,
@@ -42,12 +43,8 @@ from domain.tenants import (
     checked_slug,
     checked_time_zone,
 )
-from domain.values import Role
+from domain.values import Role, TenantId
 
-_ADMIN_KEYS: Final = (
-    "Admin keys are managed in the database alone: leave --url out, on the gateway's machine."
-)
-_ASKED_AT_ONCE: Final = 16
 _ON_THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -101,6 +98,12 @@ class RemoteControlPlane:
             if not lag["redisReachable"]:
                 return None
             return await confirmation(int(lag["newest"]), seen=seen, since=since)
+
+    async def settings(self) -> tuple[ShownSetting, ...]:
+        """Return the settings of the app process that answers."""
+        answer = await self._client.get("/configuration")
+        with self._client.understood():
+            return tuple(value(each, ShownSetting, of=self._client) for each in answer["settings"])
 
     async def audit(self, wanted: AuditFilter, limit: int) -> tuple[AuditEvent, ...]:
         """Read the newest pages."""
@@ -161,38 +164,25 @@ class _Tenants:
 class _Keys:
     def __init__(self, client: AdminClient) -> None:
         self._client = client
-        self._tenants = _Tenants(client)
 
     async def list(self, owner: Tenant | None) -> tuple[KeySummary, ...]:
-        if owner is None:
-            say("Admin keys are not shown: they are managed in the database alone.")
-            return ()
-        found = await self._client.items(f"{_path(owner.slug)}/keys")
-        return tuple(self._key(each, owner) for each in found)
+        found = await self._client.items(_keys_path(None if owner is None else owner.slug))
+        tenant_id = None if owner is None else owner.id
+        return tuple(self._key(each, tenant_id) for each in found)
+
+    async def every(self) -> tuple[KeyFound, ...]:
+        return tuple(self._found(each) for each in await self._client.items("/keys"))
 
     async def get(self, owner: Tenant, reference: str) -> KeySummary:
         try:
-            return self._key(await self._client.get(_path(owner.slug, reference)), owner)
+            return self._key(await self._client.get(_keys_path(owner.slug, reference)), owner.id)
         except NotFound:
             raise KeyUnknown(reference) from None
 
     async def find(self, reference: str) -> KeyFound:
-        if parsed_as_admin(reference):
-            raise CommandFailed(_ADMIN_KEYS)
-        # The API has every key below its tenant; operators know keys by their prefixes alone.
-        tenants = await self._tenants.list()
-        for first in range(0, len(tenants), _ASKED_AT_ONCE):
-            asked = tenants[first : first + _ASKED_AT_ONCE]
-            for found in await asyncio.gather(*(self._of(tenant, reference) for tenant in asked)):
-                if found is not None:
-                    return found
+        for each in await self._client.items("/keys", key=reference):
+            return self._found(each)
         raise KeyUnknown(reference)
-
-    async def _of(self, tenant: Tenant, reference: str) -> KeyFound | None:
-        try:
-            return KeyFound(await self.get(tenant, reference), tenant)
-        except KeyUnknown:
-            return None
 
     async def create(
         self,
@@ -203,18 +193,18 @@ class _Keys:
         allowed_networks: tuple[Network, ...],
         path_allowed: bool,
     ) -> IssuedKey:
-        if owner is None:
-            raise CommandFailed(_ADMIN_KEYS)
         body = {
             "name": name,
             "expiresAt": _text(expires_at),
             "allowedNetworks": [str(network) for network in allowed_networks],
             "pathAllowed": True if path_allowed else UNSET,
         }
-        return self._issued(await self._client.ask("POST", f"{_path(owner.slug)}/keys", _given(body)), owner)
+        path, tenant_id = _keys_path(None), None
+        if owner is not None:
+            path, tenant_id = _keys_path(owner.slug), owner.id
+        return self._issued(await self._client.ask("POST", path, _given(body)), tenant_id)
 
     async def change(self, found: KeyFound, change: KeyChange) -> Changed[KeySummary]:
-        owner = _owner(found)
         networks = change.allowed_networks
         expires_at = change.expires_at
         body = {
@@ -225,53 +215,53 @@ class _Keys:
             else [str(each) for each in networks],
             "pathAllowed": change.path_allowed,
         }
-        answer = await self._client.ask("PATCH", _path(owner.slug, found.summary.prefix), _given(body))
-        return Changed(found.summary, self._key(answer, owner))
+        answer = await self._client.ask("PATCH", _path_of(found), _given(body))
+        return Changed(found.summary, self._key(answer, found.summary.tenant_id))
 
     async def rotate(
         self, found: KeyFound, *, overlap: timedelta, expires_at: datetime | UnsetType | None
     ) -> Rotation:
-        owner = _owner(found)
         body = {
             "overlapSeconds": int(overlap.total_seconds()),
             "expiresAt": expires_at if isinstance(expires_at, UnsetType) else _text(expires_at),
         }
-        path = f"{_path(owner.slug, found.summary.prefix)}/rotate"
-        answer = await self._client.ask("POST", path, _given(body))
-        return Rotation(self._issued(answer, owner), self._key(answer.get("replaced"), owner))
+        answer = await self._client.ask("POST", f"{_path_of(found)}/rotate", _given(body))
+        tenant_id = found.summary.tenant_id
+        return Rotation(self._issued(answer, tenant_id), self._key(answer.get("replaced"), tenant_id))
 
     async def revoke(self, found: KeyFound) -> Changed[KeySummary]:
-        owner = _owner(found)
-        answer = await self._client.ask("POST", f"{_path(owner.slug, found.summary.prefix)}/revoke")
-        return Changed(found.summary, self._key(answer.get("key"), owner))
+        answer = await self._client.ask("POST", f"{_path_of(found)}/revoke")
+        return Changed(found.summary, self._key(answer.get("key"), found.summary.tenant_id))
 
-    def _issued(self, answer: Any, owner: Tenant) -> IssuedKey:
-        summary = self._key(answer.get("summary"), owner)
+    def _issued(self, answer: Any, tenant_id: TenantId | None) -> IssuedKey:
+        summary = self._key(answer.get("summary"), tenant_id)
         return IssuedKey(MintedKey(str(answer.get("key")), summary.prefix, summary.role), summary)
 
-    def _key(self, answer: Any, owner: Tenant) -> KeySummary:
+    def _found(self, answer: Any) -> KeyFound:
+        with self._client.understood():
+            slug, tenant_id = answer["tenant"], answer["tenantId"]
+            return KeyFound(self._key(answer, None if tenant_id is None else TenantId(UUID(tenant_id))), slug)
+
+    def _key(self, answer: Any, tenant_id: TenantId | None) -> KeySummary:
         if not isinstance(answer, dict):
             raise self._client.strange()
         # Here a key is expired by its expiry; its status is that of the database.
         status = "active" if answer.get("status") == "expired" else answer.get("status")
-        kept = {"tenantId": str(owner.id), "pathAllowed": False, **answer, "status": status}
+        kept = {"pathAllowed": False, **answer, "tenantId": tenant_id, "status": status}
         return value(kept, KeySummary, of=self._client)
 
 
-def parsed_as_admin(reference: str) -> bool:
-    """Tell whether a key's prefix is an admin key's."""
-    return reference.startswith("nnga_")
+def _path(slug: str) -> str:
+    return f"/tenants/{segment(slug)}"
 
 
-def _owner(found: KeyFound) -> Tenant:
-    if found.tenant is None:
-        raise CommandFailed(_ADMIN_KEYS)
-    return found.tenant
+def _keys_path(slug: str | None, key: str | None = None) -> str:
+    keys = "/admin-keys" if slug is None else f"{_path(slug)}/keys"
+    return keys if key is None else f"{keys}/{segment(key)}"
 
 
-def _path(slug: str, key: str | None = None) -> str:
-    tenant = f"/tenants/{segment(slug)}"
-    return tenant if key is None else f"{tenant}/keys/{segment(key)}"
+def _path_of(found: KeyFound) -> str:
+    return _keys_path(found.slug, found.summary.prefix)
 
 
 def _given(body: Mapping[str, Any]) -> dict[str, Any]:

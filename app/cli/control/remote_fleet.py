@@ -1,20 +1,24 @@
-"""Backends, models and usage by the admin API."""
+"""Backends, models, jobs and usage by the admin API."""
 
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from app.cli.control.client import AdminClient, NotFound, segment
+from app.cli.control.job_end import next_end
 from app.cli.control.port import Changed, ExportWanted
 from app.cli.control.wire import value
 from app.cli.failure import CommandFailed
 from app.cli.fleet_lines import BackendLine, JobLine, JobsSummary, LastRun
 from app.cli.model_lines import BackendModels, ModelLine, ModelList, TableFigures
 from domain.drains import BackendUnknown
+from domain.jobs import JobOrder
 from domain.tenants import Tenant
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
+
+_LOOK_AGAIN_S: Final = 0.1
 
 
 class RemoteUsage:
@@ -94,6 +98,17 @@ class RemoteFleet:
             lines = tuple(self._job(each) for each in jobs)
         return value({**answer, "jobs": lines}, JobsSummary, of=self._client)
 
+    async def order_job(self, order: JobOrder, *, again: bool, waits: bool) -> LastRun | None:
+        """Have the gateway order it, and look now and then how it ended."""
+        path = f"/jobs/{segment(order.name)}"
+
+        async def last() -> LastRun | None:
+            return self._job(await self._client.get(path)).last_run
+
+        before = await last()
+        await self._client.ask("POST", f"{path}/{'retry' if again else 'run'}")
+        return await next_end(order, after=before, last=last, every_s=_LOOK_AGAIN_S) if waits else None
+
     async def _decide(self, name: str, decision: str, body: object, *, waits: bool) -> Changed[BackendLine]:
         path = f"/backends/{segment(name)}"
         try:
@@ -115,7 +130,8 @@ class RemoteFleet:
         return value(kept, BackendLine, of=self._client)
 
     def _job(self, answer: Mapping[str, Any]) -> JobLine:
-        last = answer["lastRun"]
+        with self._client.understood():
+            last = answer["lastRun"]
         run = None if last is None else value(last, LastRun, of=self._client)
         return value({**answer, "lastRun": run}, JobLine, of=self._client)
 

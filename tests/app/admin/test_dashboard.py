@@ -1,8 +1,9 @@
 """The dashboard's security, fact by fact, over sockets; what a person sees is in tests/journeys/test_dashboard.py."""
 
 import base64
+import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
 
@@ -153,6 +154,32 @@ async def test_each_login_opens_a_session_of_its_own(inside: Browser, admin_key:
     await inside.log_in(admin_key)
 
     assert inside.client.cookies[SESSION_COOKIE] != first
+
+
+async def test_a_login_is_an_audit_event_and_says_until_when_the_session_lasts(
+    inside: Browser, sql: asyncpg.Connection, admin_key: str, address: str
+) -> None:
+    (event,) = await events(sql, address, "admin.login")
+
+    key_id = await sql.fetchval("SELECT id FROM api_keys WHERE prefix = $1", admin_key[:13])
+    assert (event["actor"], event["subject"]) == (admin_key[:13], f"key:{key_id}")
+    until = datetime.fromisoformat(json.loads(event["after"])["session_until"])
+    assert timedelta(0) < event["at"] + timedelta(hours=8, seconds=1) - until < timedelta(seconds=5)
+    assert inside.client.cookies[SESSION_COOKIE] not in str(event)
+
+
+async def test_a_login_that_cannot_be_noted_opens_nothing(
+    browser: Browser, sql: asyncpg.Connection, admin_key: str, address: str
+) -> None:
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE audit_events")
+
+        reply = await browser.log_in(admin_key)
+
+    assert (reply.status_code, reply.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert int(reply.headers["retry-after"]) > 0
+    assert not browser.client.cookies
+    assert await events(sql, address, "admin.login") == []
 
 
 async def test_a_wrong_key_is_told_slowed_and_noted_as_everywhere(

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi import checks
 from app.openapi import document
 from tests.support.admin import API, Desk
 from tests.support.admin_world import World
-from tests.support.counts import count
+from tests.support.counts import count, tell_cases
 from tests.support.described import readable
 from tests.support.gateway import Gateway
 
@@ -32,6 +32,8 @@ CHECKS: Final = [
 ]
 TRIES: Final = 5
 """A machine that has other things to do makes Postgres late, and an answer 503; what stays 503 is a fault."""
+REFUSALS: Final = ["400", "403", "404", "409", "412", "413", "422"]
+"""What may answer a request that cannot be. One whose body is far too large is told that, whatever else is wrong."""
 ENDS: Final = ("delete", "revoke", "rotate", "clear")
 
 
@@ -45,6 +47,7 @@ def operations(described: dict[str, Any]) -> list[Any]:
     schema = schemathesis.openapi.from_dict(described)
     # The right key is sent with each; wrong ones are another test's, and would have to wait.
     schema.config.generation.update(with_security_parameters=False)
+    schema.config.checks.negative_data_rejection.expected_statuses = REFUSALS
     found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     return sorted(
         (each for each in found if each.path.startswith(API)),
@@ -66,14 +69,20 @@ def cases(operation: Any, world: World) -> st.SearchStrategy[Case[Any]]:
 
 
 @pytest.mark.timeout(count(900, 3_600))
-async def test_every_answer_is_one_the_document_knows(gateway: Gateway, desk: Desk, world: World) -> None:
+async def test_every_answer_is_one_the_document_knows(
+    gateway: Gateway, desk: Desk, world: World, request: pytest.FixtureRequest
+) -> None:
     found = operations(readable(document()))
-    each_time = math.ceil(CASES / len(found))
     headers = {"Authorization": f"Bearer {desk.key}", "X-Forwarded-For": desk.address}
 
-    sent = [await asyncio.to_thread(try_out, each, each_time, gateway, headers, world) for each in found]
+    sent = 0
+    for number, each in enumerate(found):
+        # There are few requests for what takes no parameter; those behind it make up for them.
+        share = math.ceil((CASES - sent) / (len(found) - number))
+        sent += await asyncio.to_thread(try_out, each, share, gateway, headers, world)
 
-    assert sum(sent) >= CASES * 0.9
+    tell_cases(request.node, "requests for admin routes drawn by schemathesis", sent)
+    assert sent >= CASES
 
 
 def try_out(operation: Any, how_often: int, gateway: Gateway, headers: dict[str, str], world: World) -> int:

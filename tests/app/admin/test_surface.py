@@ -97,7 +97,16 @@ def rooms(engine: AsyncEngine, stack: AsyncExitStack) -> Rooms:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/me", "/tenants", "/tenants/x", "/tenants/x/keys", "/audit", "/revocations/lag"),
+        *(
+            "/me",
+            "/tenants",
+            "/tenants/x",
+            "/tenants/x/keys",
+            "/admin-keys",
+            "/keys",
+            "/audit",
+            "/revocations/lag",
+        ),
         *("/backends", "/usage/rows", "/usage/sums", "/usage/export"),
     ],
 )
@@ -127,12 +136,18 @@ async def test_without_redis_jobs_and_backends_say_so(engine: AsyncEngine, stack
     assert (backends.status, backends.json()["processes"]) == (200, None)
 
 
-@pytest.mark.parametrize("path", ["/api/jobs", "/api/queues", "/api/queues/gateway/jobs/usage.prune"])
-async def test_without_redis_the_dashboard_says_so(
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("queues/api/jobs", "queues/api/queues", "queues/api/queues/gateway/jobs/usage.prune"),
+        "v1/jobs/usage.prune",
+    ],
+)
+async def test_without_redis_the_dashboard_and_a_single_job_say_so(
     engine: AsyncEngine, stack: AsyncExitStack, path: str
 ) -> None:
     with capture_logs():
-        answer = await rooms(engine, stack).get(f"/admin/queues{path}")
+        answer = await rooms(engine, stack).get(f"/admin/{path}")
 
     assert (answer.status, answer.header(b"retry-after")) == (503, b"5")
     assert "Redis" in answer.json()["detail"]

@@ -1,5 +1,6 @@
 """Help and completion: what every command says of itself, word for word, and what a shell makes of it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from app.cli.commands import run
 from tests.support.help_texts import PLAIN, command_paths, help_text, snapshot
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, text_of, tracked
 
 PATHS = tuple(command_paths())
 
@@ -34,6 +35,15 @@ def test_every_help_has_an_example_that_can_be_typed(path: tuple[str, ...]) -> N
 
     assert "Example: " in text
     assert f"neuronetz-gateway {' '.join(path)}".rstrip() in text.partition("Example: ")[2]
+
+
+def test_every_command_is_run_by_some_test() -> None:
+    tests = "".join(text_of(path) for path in tracked() if path.parts[0] == "tests" and path.suffix == ".py")
+    groups = {path[:-1] for path in PATHS if path}
+    commands = [path for path in PATHS if path not in groups]
+
+    typed = {path: r'",\s*"'.join(path) for path in commands}
+    assert [path for path, words in typed.items() if not re.search(f'"{words}"', tests)] == []
 
 
 def test_the_snapshot_holds_no_command_that_is_gone() -> None:

@@ -7,11 +7,14 @@ import pytest
 from sqlalchemy import text
 
 from db.usage import UsageRows
+from domain.jobs import USAGE_PRUNE
 from domain.keys import mint
 from domain.usage import UsageRecord
 from domain.usage_report import UsageGroup
 from domain.values import Role
 from tests.app.cli.conftest import BothWays, CommandLine
+from tests.support.admin import Desk
+from tests.support.admin_world import failing
 from tests.support.gateway import Gateway
 from tests.support.ledger_records import DAY, admission, record, settlement
 from tests.support.scripted_backend import answer, scripted_backend
@@ -74,11 +77,52 @@ async def test_a_slug_that_is_taken_is_told_alike(both: BothWays, slug: str) -> 
     assert (await both.there(*again)).refusal == (await both.here(*again)).refusal
 
 
-async def test_admin_keys_are_said_to_be_kept_elsewhere(both: BothWays) -> None:
-    outcome = await both.there("keys", "create", "ops", "--admin")
+async def test_admin_keys_are_looked_after_from_elsewhere_too(both: BothWays) -> None:
+    created = (await both.there("keys", "create", "night", "--admin", "--json")).json["summary"]
+    prefix = created["prefix"]
 
-    assert outcome.code == 1
-    assert "database" in outcome.refusal
+    listed = (await both.same("keys", "list", "--admin", "--json")).json["keys"]
+    changed = await both.there("keys", "set", prefix, "--name", "day", "--json")
+    rotated = await both.there("keys", "rotate", prefix, "--overlap", "0", "--json")
+    successor = rotated.json["summary"]["prefix"]
+    revoked = await both.there("keys", "revoke", successor, "--wait", "--json")
+    again = await both.here("keys", "revoke", successor, "--json")
+
+    assert created in listed
+    assert (created["tenant"], created["role"]) == (None, "admin")
+    assert changed.json["key"]["name"] == rotated.json["summary"]["name"] == "day"
+    assert revoked.json["key"]["status"] == "revoked"
+    assert (revoked.json["changed"], again.json["changed"]) == (True, False)
+
+
+async def test_all_keys_are_listed_alike_and_found_by_their_prefixes_alone(both: BothWays, slug: str) -> None:
+    created = (await both.here("keys", "create", "laptop", "--tenant", slug, "--json")).json["summary"]
+
+    assert created in (await both.same("keys", "list", "--json")).json["keys"]
+    for name in (created["prefix"], created["id"]):
+        renamed = await both.there("keys", "set", name, "--name", name, "--json")
+        assert (renamed.json["key"]["name"], renamed.json["key"]["tenant"]) == (name, slug)
+    events = (await both.same("audit", "--key", created["prefix"], "--json")).json["events"]
+    assert [each["action"] for each in events] == ["key.set", "key.set", "key.create"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "create", "x", "--admin", "--allow-path"),
+        ("keys", "revoke", "nnga_00000000"),
+        ("keys", "set", "nnga_00000000", "--paths", "on"),
+        ("jobs", "run", "usage.rollup"),
+        ("jobs", "retry", "usage.rollup"),
+    ],
+)
+async def test_what_no_key_or_job_can_do_is_told_alike(
+    both: BothWays, gateway: Gateway, words: tuple[str, ...]
+) -> None:
+    here, there = await both.here(*words), await both.there(*words)
+
+    assert here.code == there.code != 0
+    assert here.refusal == there.refusal.replace(f" --url {gateway.url}", "")
 
 
 async def test_the_key_may_stand_in_a_file_but_not_on_the_command_line(
@@ -176,6 +220,7 @@ async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothW
     drained = await both.there("backends", "drain", "a", "--reason", "gets a new card", "--wait", "--json")
     again = await both.here("backends", "drain", "a", "--reason", "gets a new card", "--json")
     shown = await both.here("backends", "list")
+    noted = (await both.same("audit", "--action", "backend.drain", "--limit", "1")).out.splitlines()[1]
     back = await both.here("backends", "undrain", "a", "--wait", "--json")
 
     assert (drained.json["changed"], drained.json["backend"]["effective"]) == (True, True)
@@ -183,6 +228,7 @@ async def test_a_drained_backend_says_who_and_why_until_it_is_let_in(both: BothW
     assert again.json["changed"] is False
     assert "ok, drained" in shown.out
     assert "gets a new card" in shown.err
+    assert "  backend:a  reason gets a new card  " in noted
     assert (back.json["changed"], back.json["backend"]["drain"], back.json["backend"]["effective"]) == (
         True,
         None,
@@ -214,8 +260,9 @@ async def test_models_are_the_same_but_for_what_only_redis_knows(both: BothWays)
     assert "1 different model on 1 backend" in (await both.there("list-models")).out
 
 
-async def test_jobs_are_listed_and_one_is_run_now(both: BothWays) -> None:
-    ran = await both.here("jobs", "run", "usage.roll_up", "--wait", "--json")
+@pytest.mark.parametrize("way", ["here", "there"])
+async def test_jobs_are_listed_and_one_is_run_now(both: BothWays, way: str) -> None:
+    ran = await getattr(both, way)("jobs", "run", "usage.roll_up", "--wait", "--json")
     listed = (await both.here("jobs", "list", "--json")).json
     jobs = {each["name"]: each for each in listed["jobs"]}
 
@@ -229,11 +276,35 @@ async def test_jobs_are_listed_and_one_is_run_now(both: BothWays) -> None:
     assert ran.json["run"] in [each["last_run"] for each in elsewhere]
 
 
-async def test_an_unknown_job_is_told_with_those_there_are(both: BothWays) -> None:
-    outcome = await both.here("jobs", "run", "usage.rollup")
+@pytest.mark.parametrize("way", ["here", "there"])
+async def test_a_job_is_retried_if_its_last_run_failed_and_the_audit_log_says_so(
+    both: BothWays, gateway: Gateway, admin_key: str, way: str
+) -> None:
+    words = ("jobs", "retry", "usage.prune", "--wait")
+    async with Desk(gateway, admin_key, "127.0.0.1") as desk:
+        await failing(desk, USAGE_PRUNE)
 
-    assert outcome.code == 2
-    assert "usage.roll_up" in outcome.refusal
+    retried = await getattr(both, way)(*words)
+    again = await getattr(both, way)(*words)
+
+    assert (retried.code, retried.out) == (0, "usage.prune: complete.\n")
+    assert (again.code, again.refusal) == (
+        1,
+        "The last run of usage.prune did not fail, so there is nothing to repeat.",
+    )
+    (event,) = (await both.same("audit", "--action", "job.retry", "--limit", "1", "--json")).json["events"]
+    assert event["subject"] == "job:usage.prune"
+    assert event["actor"].startswith("nnga_" if way == "there" else "cli:")
+
+
+async def test_settings_are_those_of_the_gateway_that_answers(both: BothWays, gateway: Gateway) -> None:
+    shown = (await both.there("config", "show", "--json")).json["settings"]
+
+    settings = {each["name"]: each for each in shown}
+    assert settings["GATEWAY_PORT"]["value"] == int(gateway.url.rpartition(":")[2])
+    assert (settings["GATEWAY_KEY_PEPPER"]["value"], settings["GATEWAY_KEY_PEPPER"]["secret"]) == (None, True)
+    assert {tuple(each["processes"]) for each in shown} == {("app",)}
+    assert "GATEWAY_KEY_PEPPER  " in (await both.there("config", "show")).out
 
 
 @pytest.fixture(scope="module")

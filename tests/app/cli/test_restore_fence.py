@@ -1,6 +1,7 @@
 """`restore-fence` and `keys revoke --wait`: what they do is tested with the database; here, what they say."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,7 +65,8 @@ async def test_revoke_names_who_did_not_confirm_and_fails(
 
     assert outcome.code == 1
     assert "is revoked" in outcome.out
-    assert "Not confirmed after 5.0 s by host:2:b (1 process did)" in outcome.out
+    # Five seconds, and what a busy machine adds.
+    assert re.search(r"Not confirmed after \d+\.\d s by host:2:b \(1 process did\)", outcome.out)
     assert "2 seconds at most" in outcome.out
 
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from app.gateway.access_log import AccessLog, AccessNote
+from app.gateway.call import Call
 from db.logs import LogFormat
 from tests.support.waiting import until
 
@@ -17,20 +18,21 @@ class World:
 
     def __init__(self, log_format: LogFormat = "json") -> None:
         self.stream = io.StringIO()
-        self.log = AccessLog(log_format, self.stream)
+        self.log = AccessLog(log_format, self.stream, clock=lambda: 10.0123456)
 
-    def write(self, *, note: AccessNote | None = None, **changed: Any) -> None:
-        facts: dict[str, Any] = {
-            "request_id": "id",
-            "client_request_id": None,
-            "method": "POST",
-            "route": "/api/chat",
-            "status": 200,
-            "seconds": 0.0123456,
-            "sent_bytes": 42,
-            "client": "10.0.0.1",
-        }
-        self.log.write(note=note or AccessNote(), **(facts | changed))
+    def write(
+        self, *, method: str = "POST", status: int = 200, note: AccessNote | None = None, own_id: bytes = b""
+    ) -> str:
+        """Note a call that came in at 10 s, and return its id."""
+        call = Call(
+            method=method,
+            raw_path=b"/api/chat",
+            headers=[(b"x-request-id", own_id)],
+            peer="10.0.0.1",
+            started=10.0,
+        )
+        self.log.write(call, route="/api/chat", status=status, sent_bytes=42, note=note or AccessNote())
+        return call.request_id_text.decode()
 
     def lines(self) -> list[Any]:
         self.log.flush()
@@ -41,14 +43,14 @@ async def test_a_line_says_what_happened() -> None:
     world = World()
     note = AccessNote("acme", "nng_abcdefgh", "m:1", "a", 2, 12.5, "completed", 3, 5)
 
-    world.write(note=note, client_request_id="mine")
+    request_id = world.write(note=note, own_id=b"mine")
 
     (line,) = world.lines()
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "level": "info",
         "event": "request",
-        "request_id": "id",
+        "request_id": request_id,
         "client_request_id": "mine",
         "method": "POST",
         "route": "/api/chat",
@@ -104,11 +106,11 @@ async def test_t34_a_method_or_model_of_any_length_is_one_short_line(log_format:
 async def test_a_person_reads_one_line_as_well() -> None:
     world = World("console")
 
-    world.write(note=AccessNote(tenant="acme", model="m:1", backend="a", outcome="completed"))
+    request_id = world.write(note=AccessNote(tenant="acme", model="m:1", backend="a", outcome="completed"))
     world.log.flush()
 
     assert world.stream.getvalue() == (
-        "POST /api/chat 200 12.3 ms model=m:1 backend=a tenant=acme outcome=completed id=id\n"
+        f"POST /api/chat 200 12.3 ms model=m:1 backend=a tenant=acme outcome=completed id={request_id}\n"
     )
 
 
