@@ -95,7 +95,7 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
             "admin": Provide(admin, sync_to_thread=False),
             "caller": Provide(caller, sync_to_thread=False),
         },
-        before_request=_refuse_unknown_parameters,
+        before_request=_check_parameters,
         exception_handlers={Exception: _answer},
         openapi_config=OpenAPIConfig(title="admin", version="1") if described else None,
         logging_config=None,
@@ -103,18 +103,25 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
     )
 
 
-def _refuse_unknown_parameters(request: AdminRequest) -> None:
-    """Refuse a parameter nobody asked for, or one given twice: a misspelt filter must not answer with everything."""
+def _check_parameters(request: AdminRequest) -> None:
+    """Refuse a parameter nobody asked for, or one given twice: a misspelt filter must not answer with everything.
+
+    And one that holds a NUL, which Postgres takes in no text.
+    """
     known = query_parameters(request.route_handler)
-    given = [name for name, _ in request.query_params.multi_items()]
+    given: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        given.setdefault(name, []).append(value)
     errors = []
-    for name in dict.fromkeys(given):
+    for name, values in given.items():
         shown = name[:100]
         if name not in known:
             there = f"; there are {', '.join(known)}" if known else ""
             errors.append(FieldError(f"There is no such parameter here{there}.", parameter=shown))
-        elif given.count(name) > 1:
+        elif len(values) > 1:
             errors.append(FieldError("It is given more than once.", parameter=shown))
+        elif "\0" in values[0]:
+            errors.append(FieldError("It holds a NUL character, which no text here does.", parameter=shown))
     if errors:
         raise InvalidFields(errors)
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from app.openapi import document
-from tests.support.admin import Desk, problem
+from tests.support.admin import Desk, faults, problem
 from tests.support.admin_world import UNKNOWN_ID, Operation, World, operations
 from tests.support.gateway import Gateway
 
@@ -81,6 +81,30 @@ async def test_t06_what_is_another_tenant_s_is_as_unknown_as_what_nobody_has(
 
     assert asked > 20
     assert await theirs.state(desk, described) == before
+
+
+async def test_a_nul_is_nobody_s_fault_but_the_caller_s(desk: Desk, described: dict[str, Any]) -> None:
+    world = await World.made_by(desk)
+    asked = 0
+    for each in operations(described):
+        for name in world.parameters(each.path):
+            if f"{{{name}}}" in each.path:
+                path = world.path_of(each, **{name: "a%00"})
+                reply = await desk.client.request(each.method, path, json=each.body)
+                assert reply.status_code in {400, 404}, (each.name, path, reply.text)
+        for field, value in (each.body or {}).items():
+            body = (each.body or {}) | {field: f"{value}\0"}
+            reply = await desk.client.request(each.method, world.path_of(each), json=body)
+            assert reply.is_client_error, (each.name, field, reply.text)
+        for parameter in each.described.get("parameters", ()):
+            if parameter["in"] == "query":
+                path = f"{world.path_of(each)}?{parameter['name']}=a%00"
+                assert faults(await desk.client.request(each.method, path, json=each.body)).keys() == {
+                    parameter["name"]
+                }
+                asked += 1
+
+    assert asked > 50
 
 
 async def test_answers_are_what_the_document_says(desk: Desk, described: dict[str, Any]) -> None:
