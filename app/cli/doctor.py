@@ -88,6 +88,7 @@ async def _look_at_settings(found: "Examination", environ: Mapping[str, str], re
         found.skip("The settings are not usable as a whole.", Check.PROXIES)
         return
     settings = load_app_settings(environ)
+    named = bool(environ.get("GATEWAY_TRUSTED_PROXIES", "").strip())
     stores = (
         ("DATABASE_URL", settings.database_url.get_secret_value(), "Postgres"),
         ("REDIS_URL", settings.redis_url.get_secret_value(), "Redis"),
@@ -98,10 +99,9 @@ async def _look_at_settings(found: "Examination", environ: Mapping[str, str], re
         *(checks.of_store_password(name, url, store=store) for name, url, store in stores),
         *(checks.of_store_encryption(name, url, store=store) for name, url, store in stores),
         checks.of_backend_encryption(settings.backends()),
-        checks.of_surface(settings),
+        checks.of_surface(settings, behind_proxy=named),
         checks.of_metrics(settings),
     )
-    named = bool(environ.get("GATEWAY_TRUSTED_PROXIES", "").strip())
     found.add(
         Check.PROXIES,
         checks.of_proxy_networks(settings.trusted_proxies),

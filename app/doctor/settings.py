@@ -98,8 +98,8 @@ def of_backend_encryption(backends: Iterable[BackendSpec]) -> Iterator[Finding]:
         )
 
 
-def of_surface(settings: AppSettings) -> Iterator[Finding]:
-    """Yield what the HTTP interface leaves open."""
+def of_surface(settings: AppSettings, *, behind_proxy: bool) -> Iterator[Finding]:
+    """Yield what the HTTP interface leaves open. `behind_proxy` says that the operator named a proxy in front."""
     if settings.path_keys:
         yield Finding(FindingKind.PATH_KEYS_ON, Level.NOTE, "GATEWAY_PATH_KEYS", "Keys may stand in paths.")
     for origin in settings.cors_origins:
@@ -111,12 +111,14 @@ def of_surface(settings: AppSettings) -> Iterator[Finding]:
                 "GATEWAY_CORS_ORIGINS",
                 f"{origin} is a page that travels unencrypted.",
             )
-    if {Surface.ADMIN, Surface.TENANT} <= set(settings.surfaces) and _exposure(settings.host) is not None:
+    exposed = behind_proxy or _exposure(settings.host) is not None
+    if {Surface.ADMIN, Surface.TENANT} <= set(settings.surfaces) and exposed:
+        how = "through a proxy that may pass on every path" if behind_proxy else f"at {settings.host}"
         yield Finding(
             FindingKind.ADMIN_EXPOSED,
-            Level.NOTE,
+            Level.WARNING if behind_proxy else Level.NOTE,
             "GATEWAY_SURFACES",
-            f"Tenants and operators call the same process, at {settings.host}.",
+            f"Tenants and operators call the same process, {how}.",
         )
 
 

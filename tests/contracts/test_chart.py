@@ -16,8 +16,12 @@ from tests.support.repository import ROOT, text_of
 CHART: Final = ROOT / "ops/kubernetes/neuronetz-gateway"
 PAUSE_S: Final = 5
 KUBERNETES: Final = "1.30.0"
+DIGEST: Final = f"sha256:{'0' * 64}"
 VALUES: Final = (
-    "trustedProxies=10.42.0.0/16",
+    "trustedProxies=ingress-nginx-pods.ingress-nginx.svc.cluster.local",
+    "image.repository=registry.example.com/neuronetz-gateway",
+    f"image.digest={DIGEST}",
+    "revocationMirror.claim=revocations",
     "ingress.enabled=true",
     "ingress.host=gateway.example.com",
     "config.GATEWAY_LOG_LEVEL=debug",
@@ -48,6 +52,15 @@ def test_the_page_sets_values_that_the_chart_has() -> None:
         for step in name.split("."):
             assert step in place, name
             place = place[step]
+
+
+def test_the_page_builds_and_pushes_the_image_that_the_chart_asks_for() -> None:
+    page = text_of("docs/kubernetes.md")
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    (repository,) = re.findall(r"--set image\.repository=(\S+)", page)
+
+    assert f"docker build --file Containerfile --tag {repository}:{version} .\n" in page
+    assert f"docker push {repository}:{version}\n" in page
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +119,32 @@ def test_each_process_gets_the_secrets_that_it_reads_and_no_other(pods: dict[str
         assert set(files) == READ_BY[component]
         mounted = {f"/run/secrets/neuronetz-gateway/{item['path']}" for item in volume["items"]}
         assert set(files.values()) == mounted
+
+
+def test_an_image_can_be_named_by_its_digest(pods: dict[str, dict[str, Any]]) -> None:
+    images = {pod["containers"][0]["image"] for pod in pods.values()}
+
+    assert images == {f"registry.example.com/neuronetz-gateway@{DIGEST}"}
+
+
+def test_a_mirror_of_revocations_is_shared_by_those_who_write_and_read_it(
+    pods: dict[str, dict[str, Any]],
+) -> None:
+    having = set()
+    for component, pod in pods.items():
+        claims = {
+            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+            for volume in pod["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        path = _environment(pod).get("GATEWAY_REVOCATION_MIRROR")
+        if path is not None:
+            having.add(component)
+            assert claims == {"mirror": "revocations"}
+            assert path.startswith(f"{mounts['mirror']}/")
+
+    assert having == {"admin", "worker"}
 
 
 def test_every_container_is_hardened(pods: dict[str, dict[str, Any]]) -> None:

@@ -42,8 +42,18 @@ def settings_of(unit: Path) -> configparser.SectionProxy:
     return parser["Service"]
 
 
+def uncommented(unit: Path) -> str:
+    """Return what systemd reads of a unit."""
+    return "".join(line for line in unit.read_text().splitlines(keepends=True) if not line.startswith("#"))
+
+
 def test_there_is_a_unit_for_each_program() -> None:
-    assert [unit.stem for unit in UNITS] == ["neuronetz-gateway", "neuronetz-migrate", "neuronetz-worker"]
+    assert [unit.stem for unit in UNITS] == [
+        "neuronetz-gateway-admin",
+        "neuronetz-gateway",
+        "neuronetz-migrate",
+        "neuronetz-worker",
+    ]
 
 
 def test_systemd_accepts_them_all(tmp_path: Path) -> None:
@@ -67,10 +77,36 @@ def test_s9_what_takes_a_process_over_can_do_little(unit: Path) -> None:
 
 @of_each_unit
 def test_it_starts_a_command_that_exists(unit: Path) -> None:
-    program, command = settings_of(unit)["ExecStart"].removeprefix(_INSTALLED).split()
+    program, command = settings_of(unit)["ExecStart"].split()[-2:]
 
-    assert program == "neuronetz-gateway"
+    assert program == f"{_INSTALLED}neuronetz-gateway"
     assert command in commands.app
+
+
+def surfaces_of(name: str) -> set[str]:
+    """Return what the app of a unit serves, as long as the operator's settings say nothing else."""
+    (said,) = re.findall(r"\bGATEWAY_SURFACES=(\S+)", uncommented(ROOT / f"ops/systemd/{name}.service"))
+    return set(said.split(","))
+
+
+def test_what_a_public_proxy_leads_to_serves_no_operator() -> None:
+    assert surfaces_of("neuronetz-gateway") == {"tenant"}
+
+
+def test_operators_are_served_on_this_host_alone_whatever_the_shared_settings_say() -> None:
+    command = settings_of(ROOT / "ops/systemd/neuronetz-gateway-admin.service")["ExecStart"]
+
+    assert surfaces_of("neuronetz-gateway-admin") == {"admin", "docs", "ops"}
+    assert {"GATEWAY_HOST=127.0.0.1", "GATEWAY_PORT=8002", "GATEWAY_SURFACES=admin,docs,ops"} <= {
+        *command.split()
+    }
+
+
+def test_the_worker_keeps_revocations_apart_from_the_database() -> None:
+    text = uncommented(ROOT / "ops/systemd/neuronetz-worker.service")
+
+    assert "Environment=GATEWAY_REVOCATION_MIRROR=%S/neuronetz-worker/revocations" in text
+    assert "StateDirectory=neuronetz-worker" in text
 
 
 def test_the_app_may_take_as_long_to_stop_as_it_can_need() -> None:

@@ -27,6 +27,9 @@ PROMISED: Final = (
     "hadolint Containerfile",
     "check-jsonschema --builtin-schema vendor.compose-spec",
     "docker build --file Containerfile",
+    "uv sync --group edge --group oracle",
+    'for file in compose.*.yml; do docker compose --file compose.yml --file "$file" config',
+    "docker run --rm --read-only --tmpfs /tmp --user 10001:10001",
     "cyclonedx-py requirements requirements.lock",
     "mkdocs build --strict",
 )
@@ -51,6 +54,14 @@ def _packages() -> set[str]:
 @pytest.mark.parametrize("promised", PROMISED)
 def test_what_is_promised_is_run(promised: str) -> None:
     assert any(promised in command for _, command in COMMANDS)
+
+
+def test_the_image_may_be_as_large_as_its_own_tests_say() -> None:
+    (allowed,) = re.findall(
+        r"^MOST_BYTES_OVER_BASE = ([\d_]+)$", text_of("tests/journeys/test_image.py"), re.MULTILINE
+    )
+
+    assert any(f'[ "$added" -le {int(allowed)} ]' in command for _, command in COMMANDS)
 
 
 def test_every_job_ends_some_day_and_every_step_does_one_thing() -> None:

@@ -16,7 +16,11 @@ from domain.model_table import BackendCondition, BackendState, HostedModel
 from tests.app.cli.conftest import PEPPER, CommandLine
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-NOTHING_WRONG = {"GATEWAY_METRICS_TOKEN": TOKEN, "GATEWAY_TRUSTED_PROXIES": "127.0.0.1"}
+NOTHING_WRONG = {
+    "GATEWAY_METRICS_TOKEN": TOKEN,
+    "GATEWAY_TRUSTED_PROXIES": "127.0.0.1",
+    "GATEWAY_SURFACES": "tenant,ops",
+}
 
 
 def state(name: str, *models: str, digest: str = "aa", version: str = "0.33.0") -> BackendState:

@@ -101,7 +101,15 @@ def test_backends_in_the_clear_are_told_with_their_token() -> None:
     ],
 )
 def test_what_the_interface_leaves_open(variables: dict[str, str], expected: list[FindingKind]) -> None:
-    assert [each.kind for each in checks.of_surface(loaded(**variables))] == expected
+    assert [each.kind for each in checks.of_surface(loaded(**variables), behind_proxy=False)] == expected
+
+
+def test_operators_behind_the_tenants_proxy_are_warned_of_also_on_this_host_alone() -> None:
+    (both,) = checks.of_surface(loaded(), behind_proxy=True)
+    apart = checks.of_surface(loaded(GATEWAY_SURFACES="tenant"), behind_proxy=True)
+
+    assert (both.kind, both.level) == (FindingKind.ADMIN_EXPOSED, Level.WARNING)
+    assert list(apart) == []
 
 
 @pytest.mark.parametrize(

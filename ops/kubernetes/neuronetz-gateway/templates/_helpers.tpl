@@ -78,8 +78,34 @@ topologySpreadConstraints:
       matchLabels: {{ include "gateway.labels" . | nindent 8 }}
 {{- end }}
 
+{{- define "gateway.image" -}}
+{{- with .root.Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.root.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The file of revocations, for whoever adds to it and for `restore-fence`. */}}
+{{- define "gateway.mirrorEnv" -}}
+{{- if .root.Values.revocationMirror.claim }}
+- {name: GATEWAY_REVOCATION_MIRROR, value: /var/lib/neuronetz-gateway/mirror/revocations}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.mirrorMount" -}}
+{{- if .root.Values.revocationMirror.claim }}
+- {name: mirror, mountPath: /var/lib/neuronetz-gateway/mirror}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.mirrorVolume" -}}
+{{- with .root.Values.revocationMirror.claim }}
+- name: mirror
+  persistentVolumeClaim: {claimName: {{ . }}}
+{{- end }}
+{{- end }}
+
 {{- define "gateway.container" -}}
-image: "{{ .root.Values.image.repository }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}"
+image: {{ include "gateway.image" . | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
