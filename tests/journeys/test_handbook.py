@@ -92,10 +92,9 @@ class Host:
         writer.close()
 
     def _files(self) -> list[str]:
-        env = (self._directory / ".env").read_text() if (self._directory / ".env").exists() else ""
-        return re.findall(r"^COMPOSE_FILE=(.*)$", env or "COMPOSE_FILE=compose.yml", re.MULTILINE)[-1].split(
-            ":"
-        )
+        file = self._directory / ".env"
+        named = re.search(r"^COMPOSE_FILE=(.*)$", file.read_text() if file.exists() else "", re.MULTILINE)
+        return named[1].split(":") if named else ["compose.yml"]
 
     def _peppers(self) -> list[str]:
         file = self._directory / "secrets/key_pepper"
