@@ -64,6 +64,10 @@ def _show(report: "FenceReport", *, mirrored: bool) -> None:
         say(
             "Without GATEWAY_REVOCATION_MIRROR nobody knows what was revoked after the backup: look through the keys."
         )
+    elif not report.highest_in_mirror:
+        say(
+            "The mirror remembers nothing. If anything was ever revoked, bring the right one back and run this again."
+        )
     for done, subjects in (("Revoked again", report.keys), ("Suspended again", report.tenants)):
         if subjects:
             print(f"{done}: {', '.join(subjects)}.")

@@ -69,11 +69,27 @@ def test_the_image_installs_by_hash_alone() -> None:
 
 def test_what_the_image_is_built_from_gets_into_the_build() -> None:
     sources = re.findall(r"^COPY (?!--from)(.+) \S+$", CONTAINERFILE, re.MULTILINE)
-    let_in = re.findall(r"^!(\S+)$", text_of(".containerignore"), re.MULTILINE)
+    let_in = re.findall(r"^!(\S+)$", text_of(".dockerignore"), re.MULTILINE)
 
     assert {
         source for line in sources for source in line.split() if not source.startswith(tuple(let_in))
     } == set()
+
+
+def test_no_second_list_says_what_gets_into_the_build() -> None:
+    """Docker reads no other name; what reads `.containerignore` would prefer that."""
+    assert not (ROOT / ".containerignore").exists()
+
+
+def test_the_base_of_the_image_is_named_in_the_settings(tmp_path: Path) -> None:
+    base = re.search(r"^ARG BASE=(\S+)$", CONTAINERFILE, re.MULTILINE)
+    pinned = "python@sha256:" + "0" * 64
+
+    made = rendered(project(tmp_path, {"GATEWAY_BASE_IMAGE": pinned}))["services"]
+
+    assert base is not None
+    assert {made[name]["build"]["args"]["BASE"] for name in OURS} == {pinned}
+    assert f"${{GATEWAY_BASE_IMAGE:-{base[1]}}}" in text_of("compose.yml")
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -315,25 +331,59 @@ def test_an_existing_volume_is_taken_by_its_absolute_name(tmp_path: Path) -> Non
     assert volumes["postgres_data"]["name"] == "old_pg"
 
 
-def test_development_leaves_the_volumes_of_production_alone(tmp_path: Path) -> None:
-    made = rendered(project(tmp_path), "compose.dev.yml")
-
-    assert {volume["name"].partition("_")[0] for volume in made["volumes"].values()} == {"neuronetz-dev"}
-    assert not made["networks"]["proxy"].get("external")
-
-
-def test_development_builds_anew_what_the_image_is_made_of(tmp_path: Path) -> None:
-    watched = rendered(project(tmp_path), "compose.dev.yml")["services"]["gateway"]["develop"]["watch"]
-
-    assert {Path(rule["path"]).name for rule in watched} == {
-        "app",
-        "db",
-        "domain",
-        "worker",
-        "requirements.lock",
-        "Containerfile",
+@pytest.fixture(scope="module")
+def development(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give what development is on a host whose .env has production use images, volumes and networks of its own."""
+    env = {
+        "POSTGRES_DATA_VOLUME": "old_pg",
+        "OLLAMA_DATA_VOLUME": "old_models",
+        "PROXY_NETWORK": "front",
+        "GATEWAY_IMAGE": "registry.example.com/gateway:1",
+        "GATEWAY_BASE_IMAGE": "python:3.14-slim-trixie",
     }
-    assert {rule["action"] for rule in watched} == {"rebuild"}
+    return rendered(project(tmp_path_factory.mktemp("development"), env), "compose.dev.yml")
+
+
+def test_development_leaves_what_production_has_alone(development: Any) -> None:
+    services = development["services"]
+
+    assert {volume["name"].partition("_")[0] for volume in development["volumes"].values()} == {
+        "neuronetz-dev"
+    }
+    assert all(service["container_name"].startswith("neuronetz-dev-") for service in services.values())
+    assert {services[name]["image"] for name in OURS} == {"neuronetz-gateway:dev"}
+    assert {services[name]["environment"]["VIRTUAL_HOST"] for name in APPS} == {""}
+    assert {network["name"].partition("_")[0] for network in development["networks"].values()} == {
+        "neuronetz-dev"
+    }
+
+
+def test_stores_in_development_are_found_by_the_names_in_their_addresses(development: Any) -> None:
+    found = {
+        alias
+        for service in development["services"].values()
+        for network in service["networks"].values()
+        for alias in (network or {}).get("aliases", [])
+    }
+
+    assert found == {SERVICES[name]["container_name"] for name in ("postgres", "valkey", "ollama")}
+
+
+def test_development_takes_in_a_changed_source_without_a_build(development: Any) -> None:
+    for name in (*APPS, "worker"):
+        service = development["services"][name]
+        rules = {Path(rule["path"]).name: rule for rule in service["develop"]["watch"]}
+        python = service["build"]["args"]["BASE"].removeprefix("python:").partition("-")[0]
+
+        assert {path for path, rule in rules.items() if rule["action"] == "rebuild"} == {
+            "requirements.lock",
+            "Containerfile",
+        }
+        assert {path: rule["target"] for path, rule in rules.items() if rule["action"] == "sync+restart"} == {
+            path: f"/app/.venv/lib/python{python}/site-packages/{path}"
+            for path in ("app", "db", "domain", "worker")
+        }
+        assert not service.get("read_only")
 
 
 def test_image_and_mount_of_postgres_go_together(tmp_path: Path) -> None:
@@ -347,25 +397,71 @@ def test_image_and_mount_of_postgres_go_together(tmp_path: Path) -> None:
     )
 
 
-def test_only_the_two_required_lines_of_the_sample_are_active() -> None:
+def test_an_image_of_postgres_without_its_mount_is_refused(tmp_path: Path) -> None:
+    """Its data would be in a volume without a name."""
+    refused = asked(project(tmp_path, {"POSTGRES_IMAGE": "postgres:17"}))
+
+    assert refused.returncode != 0
+    assert "POSTGRES_IMAGE needs POSTGRES_DATA_MOUNT beside it" in refused.stderr
+
+
+def test_only_the_files_and_what_is_required_are_active_lines_of_the_sample() -> None:
     active = re.findall(r"^[^#\n].*$", text_of(".env.sample"), re.MULTILINE)
 
-    assert active == ["GATEWAY_VIRTUAL_HOST=gateway.example.com", "LETSENCRYPT_EMAIL=ops@example.com"]
+    assert active == [
+        "COMPOSE_FILE=compose.yml",
+        "GATEWAY_VIRTUAL_HOST=gateway.example.com",
+        "LETSENCRYPT_EMAIL=ops@example.com",
+    ]
 
 
 def test_the_first_section_of_the_sample_is_what_the_compose_files_alone_read() -> None:
     documented = re.findall(r"^#?([A-Z_]+)=", COMPOSE_SECTION, re.MULTILINE)
     interpolated = {name for file in FILES for name in INTERPOLATED.findall(text_of(file))}
 
-    assert sorted(documented) == sorted(interpolated - SETTINGS - {"COMPOSE_PROJECT_NAME"})
+    assert sorted(documented) == sorted(
+        (interpolated | {"COMPOSE_FILE"}) - SETTINGS - {"COMPOSE_PROJECT_NAME"}
+    )
 
 
 def test_a_default_shown_for_the_compose_files_is_theirs() -> None:
     shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", COMPOSE_SECTION, re.MULTILINE))
-    theirs = dict(re.findall(r"\$\{([A-Z_]+):-(.+?)\}(?=[\"'\]\s]|$)", text_of("compose.yml"), re.MULTILINE))
+    text = re.sub(r"\$\{POSTGRES_IMAGE:\+[^}]*\}", "", text_of("compose.yml"))
+    theirs = dict(re.findall(r"\$\{([A-Z_]+):-(.+?)\}(?=[\"'\]\s]|$)", text, re.MULTILINE))
 
     del shown["GATEWAY_ADMIN_VIRTUAL_HOST"]
     assert shown == {name: theirs[name].replace("${COMPOSE_PROJECT_NAME}", COMPOSE["name"]) for name in shown}
+
+
+def test_time_and_memory_follow_what_is_raised_with_them(tmp_path: Path) -> None:
+    raised = {"GATEWAY_STOP_GRACE": "330s", "GATEWAY_MEMORY": "8g", "VALKEY_MEMORY": "4g"}
+
+    services = rendered(project(tmp_path, raised))["services"]
+
+    assert {services[name]["stop_grace_period"] for name in (*APPS, "worker")} == {"5m30s"}
+    assert [int(services[name]["mem_limit"]) >> 30 for name in ("gateway", "valkey")] == [8, 4]
+
+
+def test_nginx_keeps_its_version_to_itself(tmp_path: Path) -> None:
+    services = rendered(project(tmp_path), "compose.admin.yml")["services"]
+
+    assert {services[name]["environment"]["SERVER_TOKENS"] for name in APPS} == {"off"}
+
+
+def test_what_operators_save_beside_the_files_is_kept_out_of_the_repository() -> None:
+    saved = (
+        "secrets.tar",
+        "gateway.dump",
+        "before-upgrade.dump",
+        "revocations.copy",
+        "vhost-gateway.example.com",
+    )
+
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *saved], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert ignored.stdout.split() == list(saved)
 
 
 def test_secrets_come_from_files() -> None:

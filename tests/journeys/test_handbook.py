@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -34,34 +34,45 @@ DATABASE: Final = "gateway"
 PUBLIC_URL: Final = "https://gateway.example.com"
 PROGRAMS: Final = {"neuronetz-gateway", "pg_dump", "pg_restore", "dropdb", "createdb", "psql", "ollama"}
 COMPOSE_OPTIONS: Final = {
-    "config": {"--quiet"},
+    "build": set(),
+    "config": {"--quiet", "--services"},
     "cp": set(),
     "exec": {"-T"},
     "ps": set(),
-    "run": {"--rm"},
+    "run": {"--rm", "-T", "--no-deps"},
     "stop": set(),
     "up": {"--detach", "--wait", "--no-deps", "--force-recreate"},
     "version": set(),
 }
-OTHERS: Final = {"build", "container", "cp", "exec", "network", "run", "tag", "volume"}
+ELSEWHERE: Final = "/tmp/"  # noqa: S108 - a place inside a container
+OTHERS: Final = {"container", "cp", "exec", "network", "run", "tag", "volume"}
 
 # Sixty commands, one after the other; a machine that does other things as well takes its time.
 pytestmark = pytest.mark.timeout(300)
+
+
+class Call(NamedTuple):
+    """What the container engine was asked for, the compose files that .env named then, and the peppers by then."""
+
+    words: list[str]
+    files: list[str]
+    peppers: list[str]
 
 
 class Read(msgspec.Struct, frozen=True):
     """What came of a reader who typed everything: all that was said, and what the container engine was asked for."""
 
     said: str
-    calls: list[list[str]]
+    calls: list[Call]
 
 
 class Host:
     """The machine that the reader sits at: a clone, and app and worker once they are started and needed."""
 
-    def __init__(self, gateway: Gateway, *, socket: Path) -> None:
-        self.calls: list[list[str]] = []
+    def __init__(self, gateway: Gateway, *, socket: Path, directory: Path) -> None:
+        self.calls: list[Call] = []
         self.socket = socket
+        self._directory = directory
         self._gateway = gateway
         self._wanted = False
         self._runs = False
@@ -74,18 +85,27 @@ class Host:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         words = json.loads(await reader.readline())
-        self.calls.append(words)
+        self.calls.append(Call(words, self._files(), self._peppers()))
         if words[0] == "compose":
             await self._compose(set(words[1:]))
         writer.write(b"!")
         writer.close()
+
+    def _files(self) -> list[str]:
+        file = self._directory / ".env"
+        named = re.search(r"^COMPOSE_FILE=(.*)$", file.read_text() if file.exists() else "", re.MULTILINE)
+        return named[1].split(":") if named else ["compose.yml"]
+
+    def _peppers(self) -> list[str]:
+        file = self._directory / "secrets/key_pepper"
+        return [each.partition(":")[0] for each in file.read_text().split(",")] if file.exists() else []
 
     async def _compose(self, words: set[str]) -> None:
         if {"up", "gateway", "--force-recreate"} <= words or {"stop", "gateway"} <= words:
             await self._stop()
         if "up" in words and not words & {"postgres", "ollama"}:
             self._wanted = True
-        if "gateway-admin" in words and "exec" in words:
+        if {"exec", "neuronetz-gateway"} <= words:
             assert self._wanted, f"nothing was started before {words}"
             await self._start()
 
@@ -160,7 +180,7 @@ async def read(
             settings=settings,
         )
         stack.push_async_callback(gateway.aclose)
-        host = Host(gateway, socket=scratch / "engine")
+        host = Host(gateway, socket=scratch / "engine", directory=directory)
         await stack.enter_async_context(host.listening())
         command_line = stack.enter_context(_warm_command_line(scratch))
         program = scratch / "handbook.sh"
@@ -200,31 +220,91 @@ async def test_both_peppers_prove_keys_after_a_rotation(read: Read) -> None:
     assert dict(counted)["p1"] > "0"
 
 
+async def test_every_app_knows_a_new_pepper_before_one_uses_it(read: Read) -> None:
+    peppers = [call.peppers for call in read.calls if {"--force-recreate", "gateway"} <= set(call.words)]
+
+    assert [len(ids) for ids in peppers] == [2] * len(peppers)
+    assert [ids.index("p1") for ids in peppers][:2] == [0, 1]
+
+
 async def test_the_container_engine_is_asked_in_its_own_words(read: Read) -> None:
-    for words in read.calls:
-        if words[0] == "compose":
-            _check_compose(words[1:])
+    for call in read.calls:
+        if call.words[0] == "compose":
+            _check_compose(call)
         else:
-            assert words[0] in OTHERS, words
+            assert call.words[0] in OTHERS, call
 
 
-def _check_compose(words: list[str]) -> None:
-    files = ["compose.yml"]
-    while words[0] == "--file":
-        files.append(words[1])
-        words = words[2:]
-    command, *rest = words
-    services = {name for file in files for name in yaml.safe_load(text_of(file))["services"]}
+def _check_compose(call: Call) -> None:
+    command, *rest = call.words[1:]
+    if "--entrypoint" in rest:
+        at = rest.index("--entrypoint")
+        del rest[at : at + 2]
+    services = {name for file in call.files for name in yaml.safe_load(text_of(file))["services"]}
     options = {word for word in rest if word.startswith("-")}
     names = [word.partition(":")[0] for word in rest if not word.startswith("-")]
     if command in {"exec", "run"}:
         options = {word for word in rest[: rest.index(names[0])] if word.startswith("-")}
-        assert command == "run" or names[1] in PROGRAMS, words
+        assert command == "run" or names[1] in PROGRAMS, call
         names = names[:1]
     elif command == "cp":
         names = names[:1]
-    assert options <= COMPOSE_OPTIONS[command], words
-    assert set(names) <= services, words
+    assert options <= COMPOSE_OPTIONS[command], call
+    assert set(names) <= services, call
+
+
+async def test_no_app_and_no_worker_is_left_out(read: Read) -> None:
+    """Whatever stops or begins anew the first app means every one that the compose files have."""
+    for call in read.calls:
+        services = {name for file in call.files for name in yaml.safe_load(text_of(file))["services"]}
+        if {"gateway", "worker"} & set(call.words) and {"stop", "--force-recreate"} & set(call.words[1:]):
+            named = {name for name in services if name in call.words}
+            every = {name for name in services if name.startswith(("gateway", "worker"))}
+
+            assert named in (every, {"gateway"}), call
+
+
+@pytest.mark.parametrize(
+    ("there", "copy", "afterwards"),
+    [
+        (None, "1\n2\n", "1\n2\n"),
+        ("", "1\n2\n", "1\n2\n"),
+        ("1\n", "1\n2\n", "1\n2\n"),
+        ("1\n2\n3\n", "1\n2\n", "1\n2\n3\n"),
+    ],
+)
+def test_a_copy_of_the_mirror_is_put_back_where_less_is_remembered(
+    tmp_path: Path, there: str | None, copy: str, afterwards: str
+) -> None:
+    program = re.search(r"--entrypoint sh gateway-admin -c '(.*?)' < revocations\.copy", _text(), re.DOTALL)
+    mirror = tmp_path / "revocations"
+    if there is not None:
+        mirror.write_text(there)
+
+    assert program is not None
+    here = (
+        program[1]
+        .replace(ELSEWHERE, f"{tmp_path}/")
+        .replace("/var/lib/neuronetz-gateway/mirror", f"{tmp_path}")
+    )
+    subprocess.run(("sh", "-c", here), input=copy, text=True, check=True)
+
+    assert mirror.read_text() == afterwards
+
+
+def test_no_command_sets_aside_the_files_that_the_settings_name() -> None:
+    assert [block for block in _all_blocks() if re.search(r"compose (--file|-f)\b", block.text)] == []
+
+
+def test_a_rolling_restart_waits_as_long_as_nginx_asks_for() -> None:
+    rolling = [
+        block.text
+        for block in _all_blocks()
+        if re.search(r"--no-deps \S* ?gateway-2$", block.text, re.MULTILINE)
+    ]
+
+    assert len(rolling) == 2
+    assert all(re.search(r"--no-deps .*\nsleep 15\ndocker compose up .*--no-deps ", text) for text in rolling)
 
 
 def test_whatever_is_asked_of_the_engine_is_marked() -> None:
@@ -255,3 +335,7 @@ def test_what_needs_a_cluster_can_at_least_be_read() -> None:
 
 def _all_blocks() -> tuple[Block, ...]:
     return tuple(block for page in PAGES for block in blocks(page))
+
+
+def _text() -> str:
+    return "\n".join(block.text for block in _all_blocks())

@@ -1,7 +1,9 @@
 # nginx-proxy, settings of the gateway's virtual host.
 #
 # Install: copy to the directory that nginx-proxy mounts as /etc/nginx/vhost.d, under the exact name in GATEWAY_VIRTUAL_HOST,
-# and write that name into the proxy_pass below too. Then: docker exec nginx-proxy nginx -t && docker exec nginx-proxy nginx -s reload
+# and write that name into the proxy_pass below too. nginx-proxy includes it when it next writes its configuration: when the gateway
+# starts, or, if that runs already, by `docker restart nginx-proxy`. A reload alone includes nothing; for a later change of this
+# file it is enough: docker exec nginx-proxy nginx -t && docker exec nginx-proxy nginx -s reload
 #
 # Everything belongs into this file, at the level of the server. In NAME_location, one add_header would drop all of these
 # and HSTS, and one proxy_set_header would drop X-Forwarded-For and all others, so that clients could forge their address.

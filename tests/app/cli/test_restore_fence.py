@@ -144,6 +144,21 @@ async def test_the_fence_without_a_mirror_says_what_it_cannot_know(cli: CommandL
     assert "nobody knows what was revoked after the backup" in outcome.err
 
 
+async def test_the_fence_says_that_a_mirror_is_empty(cli: CommandLine, prefix: str, tmp_path: Path) -> None:
+    """A worker makes one wherever it finds none."""
+    mirror = tmp_path / "mirror"
+    mirror.touch()
+    cli.set(GATEWAY_REVOCATION_MIRROR=str(mirror))
+
+    empty = await cli.good("restore-fence")
+    _write(mirror, LOST)
+    right = await cli.good("restore-fence")
+
+    assert "The mirror remembers nothing." in empty.err
+    assert f"Revoked again: {prefix}." in right.out
+    assert "remembers nothing" not in right.err
+
+
 async def test_the_fence_tells_machines_everything(cli: CommandLine) -> None:
     found = (await cli.good("restore-fence", "--json")).json
 
