@@ -23,7 +23,7 @@ from app.embedded.valkey import DATABASES, ValkeyServer
 from db.app_role import NAME, AppRole
 
 PASSWORD = "testpassword"
-APP_ROLE: Final = AppRole(NAME, "apppassword")
+APP_ROLE: Final = AppRole(NAME, "password-of-the-app")
 """With which everything logs in that tests run as app or worker."""
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made here has a random name
