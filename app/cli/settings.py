@@ -35,7 +35,6 @@ class MigrateSettings(DatabaseSettings):
         AfterValidator(lambda url: url and _check_app_url(url)),
         Field(validation_alias="GATEWAY_APP_DATABASE_URL"),
     ] = None
-
     admin_key_digest: Annotated[
         SecretStr | None,
         AfterValidator(lambda line: line and _check_first_key(line)),
