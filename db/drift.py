@@ -15,6 +15,7 @@ from db.tables import Base
 
 FUNCTIONS: Final = frozenset(
     {
+        "drop_usage_partition",
         "keep_newest_revocation",
         "lock_revocations",
         "make_usage_partition",

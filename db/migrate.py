@@ -18,6 +18,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from db.app_rights import make_app_role
+from db.app_role import AppRole
 from db.drift import find_drift
 from db.postgres import create_engine
 from db.tables import Base
@@ -35,19 +37,30 @@ class MigrationRefused(Exception):  # noqa: N818 - reads as what happened
     """The database was left alone. The text is one sentence for the operator."""
 
 
-async def upgrade(dsn: str, *, scripts: Path = SCRIPTS, lock_timeout_s: float = LOCK_TIMEOUT_S) -> str:
+async def upgrade(
+    dsn: str,
+    *,
+    app_role: AppRole | None = None,
+    scripts: Path = SCRIPTS,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+) -> str:
     """Apply every missing migration and return the revision reached.
 
-    `lock_timeout_s` is how long a migration may wait for a table in use before it gives way to the traffic.
+    `app_role` is made then, or given its password and its rights anew. `lock_timeout_s` is how long a migration
+    may wait for a table in use before it gives way to the traffic.
 
     Raises
     ------
     MigrationRefused
         The database is ahead of this release, or belongs to something else.
+    AppRoleRefused
+        It is migrated, but the role was left as it is.
     """
     async with _locked(dsn, lock_timeout_s) as (engine, connection):
         await connection.run_sync(_refuse_foreign, scripts)
         await connection.run_sync(_run, engine, scripts, lambda config: command.upgrade(config, "head"))
+        if app_role is not None:
+            await make_app_role(connection, app_role)
         return await connection.run_sync(_revision) or "base"
 
 

@@ -47,6 +47,7 @@ _IS_TOUCHED: Final = text("""
 _NOTE_PRUNED: Final = text("""
     INSERT INTO usage_pruned_months (period) VALUES (:period) ON CONFLICT (period) DO NOTHING
 """)
+_DROP: Final = text("SELECT drop_usage_partition(CAST(:period AS date))")
 _DELETE_REVOCATIONS: Final = text("""
     DELETE FROM revocations
     WHERE at < now() - CAST(:age AS interval) AND seq < (SELECT max(r.seq) FROM revocations AS r)
@@ -118,7 +119,7 @@ class Retention:
         if not (await connection.execute(_NOTE_PRUNED, values)).rowcount:
             for statement in _ADD_LATE_ROWS:
                 await connection.execute(statement, values)
-        await connection.execute(text(f"DROP TABLE IF EXISTS usage_records_{period:%Y_%m}"))
+        await connection.execute(_DROP, values)
         return True
 
     async def delete_revocations(self, age: timedelta) -> int:

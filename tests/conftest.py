@@ -16,7 +16,7 @@ from db.postgres import create_engine
 from tests.support.counts import cases_in, generated_inputs_counted
 from tests.support.guard import keep_inside
 from tests.support.homes import Home, Homes
-from tests.support.servers import Databases, RedisDatabases, running_postgres, running_valkey
+from tests.support.servers import APP_ROLE, Databases, RedisDatabases, running_postgres, running_valkey
 from tests.support.stoppable import StoppableValkey, stoppable_valkey
 
 keep_inside()
@@ -94,13 +94,13 @@ def empty_database_url(postgres: Databases) -> Iterator[str]:
 async def migrated_template(postgres: Databases) -> str:
     """Give the address of a migrated database nobody connects to."""
     url = postgres.create()
-    await migrate.upgrade(url)
+    await migrate.upgrade(url, app_role=APP_ROLE)
     return url
 
 
 @pytest.fixture
 def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
-    """Give the address of a migrated database of this test's own."""
+    """Give the owner's address of a migrated database of this test's own."""
     url = postgres.create(template=migrated_template)
     yield url
     postgres.drop(url)
@@ -108,8 +108,8 @@ def database_url(postgres: Databases, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Give the way to a migrated database of this test's own."""
-    engine = create_engine(database_url, application_name="test")
+    """Give the way to a migrated database of this test's own, with the role of app and worker."""
+    engine = create_engine(APP_ROLE.address(database_url), application_name="test")
     yield engine
     await engine.dispose()
 

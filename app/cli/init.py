@@ -16,6 +16,7 @@ from app.cli.migrate import FIRST_KEY_NAME
 from app.cli.output import say, show_json
 from app.cli.people import actor
 from app.cli.place import load, names_database, open_database, reason
+from db.app_role import NAME as APP_ROLE
 
 if TYPE_CHECKING:
     from db.settings import DatabaseSettings
@@ -27,8 +28,9 @@ DIGEST_FILE: Final = "admin_key_digest"
 POSTGRES_FILE: Final = "postgres_password"
 VALKEY_FILE: Final = "valkey_password"
 DATABASE_URL_FILE: Final = "database_url"
+APP_DATABASE_URL_FILE: Final = "app_database_url"
 REDIS_URL_FILE: Final = "redis_url"
-STORE_FILES: Final = (POSTGRES_FILE, VALKEY_FILE, DATABASE_URL_FILE, REDIS_URL_FILE)
+STORE_FILES: Final = (POSTGRES_FILE, VALKEY_FILE, DATABASE_URL_FILE, APP_DATABASE_URL_FILE, REDIS_URL_FILE)
 DEFAULT_DIRECTORY: Final = Path("secrets")
 
 _PEPPER_ID: Final = "p1"
@@ -112,11 +114,12 @@ async def init(
 
 def _for_stores() -> dict[str, str]:
     """Return new passwords and the addresses made of them, in letters that no configuration file has to quote."""
-    postgres, valkey = secrets.token_hex(_TOKEN_BYTES), secrets.token_hex(_TOKEN_BYTES)
+    postgres, app, valkey = (secrets.token_hex(_TOKEN_BYTES) for _ in range(3))
     return {
         POSTGRES_FILE: postgres,
         VALKEY_FILE: valkey,
         DATABASE_URL_FILE: f"postgresql://gateway:{postgres}@{_POSTGRES}/gateway",
+        APP_DATABASE_URL_FILE: f"postgresql://{APP_ROLE}:{app}@{_POSTGRES}/gateway",
         REDIS_URL_FILE: f"redis://:{valkey}@{_VALKEY}/0",
     }
 

@@ -18,7 +18,8 @@ async def migrate(*, check: bool = False, common: Local = LOCAL) -> int:
     """Bring the database's tables to this release.
 
     Several replicas may run it at once. While no admin key exists, the one whose digest `init` wrote
-    (GATEWAY_ADMIN_KEY_DIGEST) is added.
+    (GATEWAY_ADMIN_KEY_DIGEST) is added. The role of GATEWAY_APP_DATABASE_URL, with which app and worker log in, is
+    made or brought up to date: it reads and writes rows, and cannot change tables.
 
     Example: `neuronetz-gateway migrate --check` changes nothing and exits with 1 if something is to be done.
 
@@ -55,14 +56,17 @@ async def _check(settings: "MigrateSettings", common: Local) -> int:
 
 async def _upgrade(settings: "MigrateSettings", common: Local) -> int:
     from db import migrate as migrations
+    from db.app_rights import AppRoleRefused
 
     url = settings.direct_url()
     try:
         with database_troubles(url), progress("migrating the database"):
             before = await migrations.current(url.get_secret_value())
-            revision = await migrations.upgrade(url.get_secret_value())
+            revision = await migrations.upgrade(url.get_secret_value(), app_role=settings.app_role())
     except migrations.MigrationRefused as refusal:
         raise CommandFailed(f"The database was left alone: {refusal}.") from None
+    except AppRoleRefused as refusal:
+        raise CommandFailed(str(refusal)) from None
     added = await _add_first_key(settings)
     if common.json:
         show_json({"revision": revision, "changed": before != revision, "admin_key_added": added})

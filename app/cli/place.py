@@ -21,10 +21,21 @@ if TYPE_CHECKING:
 REPORT_TIMEOUT_S = 60.0
 """A person waits longer for a report than a request may wait for a statement."""
 
-_NOT_MIGRATED = frozenset({"42P01", "42703", "42704", "42883"})  # no such table, column, type, function
-_REFUSED_LOGIN = frozenset({"28000", "28P01"})
-_NO_SUCH_DATABASE = "3D000"
-_STATEMENT_CANCELLED = "57014"
+_NOT_MIGRATED = ("42P01", "42703", "42704", "42883")  # no such table, column, type, function
+_REFUSED_LOGIN = ("28000", "28P01")
+_SENTENCES = {
+    **dict.fromkeys(
+        _NOT_MIGRATED, "The database at {} lacks tables of this release: run `neuronetz-gateway migrate`."
+    ),
+    **dict.fromkeys(_REFUSED_LOGIN, "Postgres at {} refused the user name or the password of DATABASE_URL."),
+    "3D000": "Postgres at {} has no database of the name in DATABASE_URL.",
+    "42501": (
+        "Postgres at {} does not let the role of DATABASE_URL do that: run it with the address of the tables' owner,"
+        " or `neuronetz-gateway migrate` with that address, which gives the role its rights."
+    ),
+    "57014": "Postgres at {} did not answer in time.",
+}
+"""What Postgres says by SQLSTATE, as a sentence about the server at an address."""
 
 
 def names_database(environ: Mapping[str, str]) -> bool:
@@ -134,13 +145,9 @@ def _database_sentence(trouble: Exception, url: "SecretStr") -> str:
     where = store_address(url.get_secret_value())
     cause = getattr(trouble, "orig", None) or trouble
     state = getattr(cause, "sqlstate", None)
-    if state in _NOT_MIGRATED:
-        return f"The database at {where} lacks tables of this release: run `neuronetz-gateway migrate`."
-    if state in _REFUSED_LOGIN:
-        return f"Postgres at {where} refused the user name or the password of DATABASE_URL."
-    if state == _NO_SUCH_DATABASE:
-        return f"Postgres at {where} has no database of the name in DATABASE_URL."
-    if state == _STATEMENT_CANCELLED or isinstance(cause, TimeoutError):
+    if state in _SENTENCES:
+        return _SENTENCES[state].format(where)
+    if isinstance(cause, TimeoutError):
         return f"Postgres at {where} did not answer in time."
     if isinstance(cause, OSError):
         return f"Postgres at {where} cannot be reached: {reason(cause)}."

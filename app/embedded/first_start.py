@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from app.embedded.handover import FirstKeys, Migrated, MigrateOrder, MintOrder
+from db.app_role import AppRole
 from db.migrate import MigrationRefused, upgrade
 from db.postgres import Database, UnitOfWork, create_engine
 from domain.keys import PepperRing
@@ -22,9 +23,9 @@ KEY_NAME: Final = "first key"
 
 
 async def migrate(order: MigrateOrder) -> Migrated:
-    """Apply the missing migrations."""
+    """Apply the missing migrations, and make the role of app and worker."""
     try:
-        await upgrade(order.database_url)
+        await upgrade(order.database_url, app_role=AppRole.parse(order.app_database_url))
     except MigrationRefused as exc:
         return Migrated(str(exc))
     return Migrated()

@@ -6,9 +6,10 @@ import msgspec
 
 
 class MigrateOrder(msgspec.Struct, frozen=True, tag="migrate"):
-    """Bring that database to this release. The address is secret."""
+    """Bring that database to this release, and make the role of app and worker. The addresses are secret."""
 
     database_url: str
+    app_database_url: str
 
     def __repr__(self) -> str:
         return "MigrateOrder(***)"

@@ -111,12 +111,12 @@ class Stack:
         load_app_settings(environment_for(stores=_STORES_TO_COME, backends=None))
         preparer = Preparer(neutral_environment(self._environ), self._log)
         running.callback(preparer.close)
-        stores = self._start_servers(state, secrets, running)
+        owner_url, stores = self._start_servers(state, secrets, running)
         environment = environment_for(stores=stores, backends=self._start_simulators(secrets, running))
         settings = load_app_settings(environment)
         state.remember(self._ports)
         database_url = stores["DATABASE_URL"]
-        await preparer.migrate(MigrateOrder(database_url))
+        await preparer.migrate(MigrateOrder(owner_url, database_url))
         hosted = await self._start_gateway(environment, settings, running)
         keys = await preparer.mint(
             MintOrder(database_url, settings.key_pepper.get_secret_value(), self._options.tenant)
@@ -131,7 +131,8 @@ class Stack:
 
     def _start_servers(
         self, state: StateDirectory, secrets: Secrets, running: AsyncExitStack
-    ) -> dict[str, str]:
+    ) -> tuple[str, dict[str, str]]:
+        """Start them, and return the address of the tables' owner and the addresses for app and worker."""
         account = unprivileged_account()
         postgres = PostgresServer(
             state.postgres_data, password=secrets.postgres_password, account=account, lock_fd=state.lock_fd
@@ -141,8 +142,9 @@ class Stack:
         )
         self._start_server(postgres, running)
         self._start_server(valkey, running)
-        return {
-            "DATABASE_URL": postgres.url(self._ports[postgres.name], DATABASE),
+        owner_url = postgres.url(self._ports[postgres.name], DATABASE)
+        return owner_url, {
+            "DATABASE_URL": secrets.app_role.address(owner_url),
             "REDIS_URL": valkey.url(self._ports[valkey.name]),
         }
 

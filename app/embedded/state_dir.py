@@ -6,6 +6,7 @@ crashed one.
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 import time
@@ -18,6 +19,8 @@ import msgspec
 
 from app.embedded.errors import StateDirectoryInUse, StateDirectoryUnusable
 from app.embedded.process import is_alive
+from db.app_role import NAME as APP_ROLE
+from db.app_role import AppRole
 from domain.keys import mint_pepper
 
 LOCK_FILE = "lock"
@@ -36,6 +39,12 @@ class Secrets(msgspec.Struct, frozen=True):
     key_pepper: str
     metrics_token: str
     simulator_token: str
+
+    @property
+    def app_role(self) -> AppRole:
+        """The role of app and worker. Nobody gets from its password to the one that it is made of."""
+        made_of = f"{APP_ROLE} {self.postgres_password}".encode()
+        return AppRole(APP_ROLE, hashlib.sha256(made_of).hexdigest())
 
     def __repr__(self) -> str:
         return "Secrets(***)"

@@ -270,7 +270,7 @@ def test_every_setting_reaches_the_processes_that_read_it(name: str, without: se
     reached = {variable.removesuffix("_FILE") for variable in environment_of(name)}
     wanted = {name for name in SETTINGS if name.startswith(("GATEWAY_", "OLLAMA_", "MODEL_DISCOVERY_"))}
 
-    assert wanted - reached == {"GATEWAY_ADMIN_KEY_DIGEST"} | without
+    assert wanted - reached == {"GATEWAY_ADMIN_KEY_DIGEST", "GATEWAY_APP_DATABASE_URL"} | without
 
 
 def test_a_setting_is_what_the_operator_says(tmp_path: Path) -> None:
@@ -479,6 +479,19 @@ def test_every_service_gets_the_secrets_that_it_reads_and_no_other() -> None:
         read = set(re.findall(r"/run/secrets/([a-z_]+)", words))
 
         assert read == set(service.get("secrets", [])), name
+
+
+def test_only_migrate_has_the_address_of_the_tables_owner() -> None:
+    addresses = {name: environment_of(name).get("DATABASE_URL_FILE") for name in SERVICES}
+
+    assert {name: file for name, file in addresses.items() if file} == {
+        **dict.fromkeys((*APPS, "worker"), "/run/secrets/app_database_url"),
+        "migrate": "/run/secrets/database_url",
+    }
+    assert environment_of("migrate")["GATEWAY_APP_DATABASE_URL_FILE"] == "/run/secrets/app_database_url"
+    assert [name for name, each in SERVICES.items() if "database_url" in each.get("secrets", [])] == [
+        "migrate"
+    ]
 
 
 def test_init_writes_every_secret_file_that_compose_needs() -> None:

@@ -107,6 +107,7 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path) -> None:
     value = {
         "OLLAMA_BACKENDS": '[{"name": "a", "base_url": "http://a:1"}]',
         "DATABASE_DIRECT_URL": REQUIRED["DATABASE_URL"],
+        "GATEWAY_APP_DATABASE_URL": REQUIRED["DATABASE_URL"],
         "GATEWAY_ADMIN_KEY_DIGEST": f"nnga_0123abcd p1 {'0f' * 32}",
     }.get(name, REQUIRED.get(name, SECRET))
     file = tmp_path / "secret"

@@ -163,7 +163,9 @@ def forget(scripts: Path, revision: str) -> None:
             script.unlink()
 
 
-@pytest.mark.parametrize(("before", "revision"), [("0001", "0002"), ("0002", "0003"), ("0003", "0004")])
+@pytest.mark.parametrize(
+    ("before", "revision"), [("0001", "0002"), ("0002", "0003"), ("0003", "0004"), ("0004", "0005")]
+)
 async def test_undoing_a_migration_leaves_the_schema_before_it(
     empty_database_url: str, postgres: Databases, scripts: Path, before: str, revision: str
 ) -> None:

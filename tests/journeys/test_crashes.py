@@ -26,6 +26,7 @@ from tests.support.leaving_client import LeavingClient, content_records, leaving
 from tests.support.ollama import SimulatedOllama
 from tests.support.own_stores import OwnPostgres, OwnValkey
 from tests.support.processes import app_processes
+from tests.support.servers import APP_ROLE
 from tests.support.waiting import until
 
 MODEL: Final = "llama3.2"
@@ -73,7 +74,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ins
         stack.callback(valkey.kill)
         postgres.start()
         valkey.start()
-        await migrate.upgrade(postgres.url)
+        await migrate.upgrade(postgres.url, app_role=APP_ROLE)
         ollama = SimulatedOllama.start(models=f"{MODEL}:latest", tokens=30, token_interval_ms=60)
         stack.push_async_callback(ollama.stop)
         gateway = Gateway(

@@ -152,6 +152,7 @@ def _variables(gateway: Gateway, directory: Path) -> dict[str, str]:
         "PGHOST": str(store.hostname),
         "PGPORT": str(store.port),
         "PGPASSWORD": PASSWORD,
+        "STAND_IN_OWNER_URL": gateway.database_url,
         "STAND_IN_POSTGRES": str(postgres_bin(None)),
     }
 

@@ -37,6 +37,7 @@ from tests.support.gateway import Gateway, Key, UsageRow
 from tests.support.limits import running_requests
 from tests.support.ollama import SimulatedOllama
 from tests.support.own_stores import OwnPostgres, OwnValkey
+from tests.support.servers import APP_ROLE
 from tests.support.witnesses import Witnesses
 
 DURATION_S: Final = count(60, 1800)
@@ -98,7 +99,7 @@ async def aftermath(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[A
         stack.callback(valkey.kill)
         postgres.start()
         valkey.start()
-        await migrate.upgrade(postgres.url)
+        await migrate.upgrade(postgres.url, app_role=APP_ROLE)
         backends = [
             SimulatedOllama.start(name=name, models=f"{models},{EMBEDDER}", tokens=40, token_interval_ms=25)
             for name, models in (("a", GENERATORS[0]), ("b", ",".join(GENERATORS)))

@@ -27,6 +27,7 @@ from domain.tenants import Actor
 from domain.values import KeyId, TenantId
 from tests.support.ollama import SimulatedOllama
 from tests.support.repository import ROOT
+from tests.support.servers import APP_ROLE
 from tests.support.waiting import until, wait_until
 
 READY_WITHIN_S: Final = 60.0  # it takes about 3 s on an idle machine
@@ -155,7 +156,7 @@ class Program:
 
 
 class Gateway:
-    """An app and a worker over given stores and backends.
+    """An app and a worker over given stores and backends, with the role that `migrate` makes for them.
 
     `settings` are further environment variables; `described` says more of a backend, by its name, as
     OLLAMA_BACKENDS would.
@@ -184,7 +185,7 @@ class Gateway:
         more = described or {}
         specs = [{"name": each.name, "base_url": each.url, **more.get(each.name, {})} for each in backends]
         environ = neutral_environment(os.environ) | {
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": APP_ROLE.address(database_url),
             "REDIS_URL": redis_url,
             "OLLAMA_BACKENDS": msgspec.json.encode(specs).decode(),
             "MODEL_DISCOVERY_INTERVAL_SECONDS": "1",

@@ -20,8 +20,11 @@ from app.embedded.postgres import PostgresServer
 from app.embedded.process import unprivileged_account
 from app.embedded.server import Server, start
 from app.embedded.valkey import DATABASES, ValkeyServer
+from db.app_role import NAME, AppRole
 
 PASSWORD = "testpassword"
+APP_ROLE: Final = AppRole(NAME, "password-of-the-app")
+"""With which everything logs in that tests run as app or worker."""
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made here has a random name
 _ROOM_BYTES: Final = 4 << 30

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 from saq.job import Status
@@ -133,17 +134,16 @@ async def test_two_folds_at_once_agree(world: World) -> None:
         "TRUNCATE backend_states",
     ],
 )
-async def test_whoever_writes_wakes_the_worker(
-    world: World, database_url: str, engine: AsyncEngine, statement: str
-) -> None:
+async def test_whoever_writes_wakes_the_worker(world: World, database_url: str, statement: str) -> None:
     await world.drain("a")
     task = asyncio.create_task(Listener(database_url, world.queue, channel=CHANNEL, order=DRAINS_FOLD).run())
     try:
         async with asyncio.timeout(PATIENCE_S):
             # The first order is the new connection's own.
             await _carried_out(world.queue)
-            async with engine.begin() as connection:
-                await connection.exec_driver_sql(statement)
+            connection = await asyncpg.connect(database_url)
+            await connection.execute(statement)
+            await connection.close()
 
             await _carried_out(world.queue)
     finally:

@@ -17,11 +17,11 @@ from domain.tenants import Actor
 from tests.support.admin import new_slug
 from tests.support.gateway import Gateway
 from tests.support.ollama import SimulatedOllama
-from tests.support.servers import PASSWORD, Databases, RedisDatabases
+from tests.support.servers import APP_ROLE, PASSWORD, Databases, RedisDatabases
 
 PEPPER = mint_pepper("p1")
 BACKEND_TOKEN = "canary-of-a-backend-token"
-SECRETS = (PEPPER.partition(":")[2], PASSWORD, BACKEND_TOKEN)
+SECRETS = (PEPPER.partition(":")[2], PASSWORD, APP_ROLE.password, BACKEND_TOKEN)
 _SETTINGS = ("GATEWAY_", "OLLAMA_", "DATABASE_", "REDIS_", "MODEL_DISCOVERY_")
 
 
@@ -98,7 +98,7 @@ def bare(capsys: pytest.CaptureFixture[str], bare_environment: pytest.MonkeyPatc
 @pytest.fixture
 def cli(bare: CommandLine, database_url: str, redis_url: str) -> CommandLine:
     """Give a command line with a migrated database, an empty Valkey and a pepper."""
-    bare.set(DATABASE_URL=database_url, REDIS_URL=redis_url, GATEWAY_KEY_PEPPER=PEPPER)
+    bare.set(DATABASE_URL=APP_ROLE.address(database_url), REDIS_URL=redis_url, GATEWAY_KEY_PEPPER=PEPPER)
     return bare
 
 
@@ -147,7 +147,7 @@ class BothWays:
         self._cli = cli
         self._gateway = gateway
         self._here = {
-            "DATABASE_URL": gateway.database_url,
+            "DATABASE_URL": APP_ROLE.address(gateway.database_url),
             "REDIS_URL": redis_url,
             "GATEWAY_KEY_PEPPER": PEPPER,
             "OLLAMA_BACKENDS": json.dumps(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from db.app_role import AppRole
 from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from domain.first_key import FirstKey
@@ -52,6 +53,7 @@ async def test_only_the_owner_gets_at_the_files(bare: CommandLine, directory: Pa
 
     assert names(directory) == [
         "admin_key_digest",
+        "app_database_url",
         "database_url",
         "key_pepper",
         "metrics_token",
@@ -82,10 +84,14 @@ async def test_the_stores_get_passwords_and_the_gateway_their_addresses(
     assert written["database_url"] == (
         f"postgresql://gateway:{written['postgres_password']}@neuronetz-postgres:5432/gateway"
     )
+    app = AppRole.parse(written["app_database_url"])
+    assert app.name == "gateway_app"
+    assert app.password not in written["database_url"]
+    assert written["app_database_url"] == app.address(written["database_url"])
     assert written["redis_url"] == f"redis://:{written['valkey_password']}@neuronetz-redis:6379/0"
     assert made["store_files"] == [
         str(directory / name)
-        for name in ("postgres_password", "valkey_password", "database_url", "redis_url")
+        for name in ("postgres_password", "valkey_password", "database_url", "app_database_url", "redis_url")
     ]
 
 

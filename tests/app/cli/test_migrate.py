@@ -12,6 +12,7 @@ from domain.first_key import FirstKey
 from domain.keys import PepperRing, mint
 from domain.values import Role
 from tests.app.cli.conftest import PEPPER, CommandLine
+from tests.support.servers import APP_ROLE
 
 RING = PepperRing.parse(PEPPER)
 
@@ -67,6 +68,31 @@ async def test_a_drift_is_told_and_exits_with_1(cli: CommandLine, database_url: 
 
     assert outcome.code == 1
     assert "name" in outcome.out
+
+
+async def test_the_role_of_app_and_worker_is_made_and_cannot_migrate(
+    empty: CommandLine, empty_database_url: str
+) -> None:
+    address = APP_ROLE.address(empty_database_url)
+    empty.set(DATABASE_URL=address)
+    refused = await empty("migrate")
+    empty.set(DATABASE_URL=empty_database_url, GATEWAY_APP_DATABASE_URL=address)
+    await empty.good("migrate")
+    empty.set(DATABASE_URL=address, GATEWAY_APP_DATABASE_URL="")
+
+    assert refused.code == 1
+    assert "with the address of the tables' owner" in refused.refusal
+    await empty.good("tenants", "create", "acme")
+    assert (await empty("migrate", "--check")).code == 0
+
+
+async def test_a_role_that_may_more_is_refused(cli: CommandLine, database_url: str) -> None:
+    cli.set(DATABASE_URL=database_url, GATEWAY_APP_DATABASE_URL=database_url)
+
+    outcome = await cli("migrate")
+
+    assert outcome.code == 1
+    assert "may do more than app and worker need" in outcome.refusal
 
 
 async def test_the_announced_admin_key_is_added_and_works(

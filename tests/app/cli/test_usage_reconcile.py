@@ -7,13 +7,13 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.gateway.journal import layout
 from app.gateway.journal.entry import encode_record
 from app.reconcile.findings import EXPLANATIONS, FindingKind
 from domain.usage_spans import first_of_month
 from tests.app.cli.conftest import CommandLine
+from tests.support.servers import Databases
 from tests.support.usage import admission, settlement
 
 RECONCILE = ("usage", "reconcile")
@@ -129,9 +129,10 @@ async def test_a_redis_that_is_away_is_one_sentence(cli: CommandLine) -> None:
 
 
 @pytest.mark.usefixtures("journals")
-async def test_a_database_of_an_older_release_is_told(cli: CommandLine, engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.exec_driver_sql("DROP TABLE usage_touched_hours")
+async def test_a_database_of_an_older_release_is_told(
+    cli: CommandLine, postgres: Databases, database_url: str
+) -> None:
+    postgres.execute("DROP TABLE usage_touched_hours", url=database_url)
     outcome = await cli(*RECONCILE)
 
     assert outcome.code == 1

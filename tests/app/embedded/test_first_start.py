@@ -6,7 +6,7 @@ from db.key_lookup import KeyLookup
 from db.postgres import create_engine
 from domain.keys import PepperRing, mint_pepper
 from domain.values import Principal, Role
-from tests.support.servers import Databases
+from tests.support.servers import APP_ROLE, Databases
 
 PEPPER = mint_pepper("test")
 
@@ -14,7 +14,7 @@ PEPPER = mint_pepper("test")
 @pytest.fixture
 async def order(empty_database_url: str) -> MintOrder:
     """Give the order to mint in a database of this release."""
-    await migrate(MigrateOrder(empty_database_url))
+    await migrate(MigrateOrder(empty_database_url, APP_ROLE.address(empty_database_url)))
     return MintOrder(empty_database_url, PEPPER, "demo")
 
 
@@ -67,7 +67,7 @@ async def test_a_database_of_something_else_is_left_alone(
 ) -> None:
     postgres.execute("CREATE TABLE theirs ()", url=empty_database_url)
 
-    answer = await migrate(MigrateOrder(empty_database_url))
+    answer = await migrate(MigrateOrder(empty_database_url, APP_ROLE.address(empty_database_url)))
 
     assert answer.refusal is not None
     assert "theirs" in answer.refusal

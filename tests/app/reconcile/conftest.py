@@ -49,10 +49,11 @@ async def at_once(_: float) -> None:
 
 
 class World:
-    """One gateway's stores, and what a test does to them."""
+    """One gateway's stores, and what a test does to them. `owner_url` is for what the gateway's own role may not do."""
 
-    def __init__(self, stores: Stores, scripts: MultiplexedRedis) -> None:
+    def __init__(self, stores: Stores, scripts: MultiplexedRedis, owner_url: str) -> None:
         self.stores = stores
+        self.owner_url = owner_url
         self.redis: Redis = stores.redis
         self.directory: Path = stores.directory
         self.limits = LimitStore(scripts, process_id="alive")
@@ -187,11 +188,13 @@ def _yesterday() -> datetime:
 
 
 @pytest.fixture
-async def world(engine: AsyncEngine, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
+async def world(
+    database_url: str, engine: AsyncEngine, redis_url: str, tmp_path: Path
+) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect_patient(SecretStr(redis_url)))
         scripts = MultiplexedRedis(SecretStr(redis_url), timeout_s=5)
         stack.push_async_callback(scripts.aclose)
-        world = World(Stores(Database(engine), redis, tmp_path / "journal", ACTOR), scripts)
+        world = World(Stores(Database(engine), redis, tmp_path / "journal", ACTOR), scripts, database_url)
         await world.settle_in()
         yield world

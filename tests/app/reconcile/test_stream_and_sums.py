@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
-from sqlalchemy import text
 
 from app.reconcile.findings import FindingKind
 from app.reconcile.survey import survey
@@ -51,8 +51,9 @@ async def set_aside(world: World, *records: UsageRecord, spoiled: bool = False) 
 
 
 async def execute(world: World, statement: str) -> None:
-    async with world.stores.database.engine.begin() as connection:
-        await connection.execute(text(statement))
+    connection = await asyncpg.connect(world.owner_url)
+    await connection.execute(statement)
+    await connection.close()
 
 
 async def test_a_batch_that_has_just_come_is_on_its_way(world: World) -> None:
