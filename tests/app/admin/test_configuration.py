@@ -22,7 +22,7 @@ async def test_every_setting_is_told_with_its_source(desk: Desk) -> None:
     assert list(found) == sorted(name for name, _ in documented_variables(AppSettings))
     assert found["GATEWAY_DRAIN_SECONDS"] == {
         "name": "GATEWAY_DRAIN_SECONDS",
-        "value": 5.0,
+        "value": 2.0,
         "secret": False,
         "source": "environment",
     }
