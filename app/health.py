@@ -72,6 +72,9 @@ def metrics_handler(metrics: Metrics, *, token: str | None, refresh: Callable[[]
         if token is None or not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise NotFoundException
         refresh()
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        # As a header: to a media type that is text the framework would add a second charset.
+        return Response(
+            metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     return exposition

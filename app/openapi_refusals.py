@@ -4,12 +4,12 @@ from typing import Any, Final
 
 import msgspec
 
+from app.gateway.body import TOO_SLOW, UNCOMPRESSED, too_large
 from app.openapi_families import ERRORS, PREFIXES
 from app.openapi_schemas import reference
 from app.problems import problem_of, render
 from domain.errors import (
     BadRequest,
-    BodyTooLarge,
     BodyTooSlow,
     GatewayError,
     LimitExceeded,
@@ -21,12 +21,14 @@ from domain.errors import (
     UpstreamExhausted,
 )
 from domain.limits import LimitKind, LimitState, Refused
+from domain.requests import MODEL_REQUIRED
 from domain.values import ApiFamily
 
 JSON: Final = "application/json"
 HEADER_REFERENCES: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 _REQUEST_ID: Final = b"019a0000-0000-7000-8000-000000000000"
 """Stands for the request's id in examples."""
+_LIMIT: Final = 32 * 1024 * 1024
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -42,14 +44,14 @@ _FORBIDDEN = Refusal(
     "Forbidden", "The model does not exist or the key may not use it; which, is not told.", ModelForbidden()
 )
 _UNKNOWN_PATH = Refusal("UnknownPath", "Nothing is at this path.", UnknownPath())
-_BAD_REQUEST = Refusal("BadRequest", "The request itself is at fault.", BadRequest("'model' is required."))
+_BAD_REQUEST = Refusal("BadRequest", "The request itself is at fault.", BadRequest(MODEL_REQUIRED))
 _BODY_REFUSALS: Final = (
-    Refusal("BodyTooSlow", "The body did not arrive in time.", BodyTooSlow("The body took too long.")),
-    Refusal("BodyTooLarge", "The body is too large.", BodyTooLarge("The body is too large.")),
+    Refusal("BodyTooSlow", "The body did not arrive in time.", BodyTooSlow(TOO_SLOW)),
+    Refusal("BodyTooLarge", "The body is too large.", too_large(_LIMIT)),
     Refusal(
         "UnsupportedEncoding",
         "The body is compressed in a way that is not understood.",
-        UnsupportedEncoding("Send the body without compression."),
+        UnsupportedEncoding(UNCOMPRESSED),
     ),
 )
 COUNT: Final = (_BAD_REQUEST, _UNAUTHENTICATED, _FORBIDDEN, *_BODY_REFUSALS)

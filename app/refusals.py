@@ -7,7 +7,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import HTTPScope, Send
 
-from app.admin.problems import PROBLEM_JSON, told
+from app.admin.problems import PROBLEM_JSON, UNKEPT, told
 from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.call import call_of
 from app.gateway.downstream import JSON, SERVER, Downstream
@@ -55,7 +55,7 @@ class Refusals:
         noted = self.noted(scope, UnknownPath())
         head_only = scope.get("method") == "HEAD"
         downstream = Downstream(send, request_id=noted.request_id.encode(), head_only=head_only)
-        await downstream.answer(noted.status, noted.content_type, noted.body)
+        await downstream.answer(noted.status, noted.content_type, noted.body, noted.headers)
 
     def http(self, request: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
         """Answer what the framework refused."""
@@ -101,7 +101,11 @@ def _said(error: Exception, path: str, request_id: str) -> Noted:
     if path.startswith(ADMIN_PREFIX):
         admin = told(error)
         return Noted(
-            request_id, admin.kind.status, PROBLEM_JSON.encode(), admin.body(request_id), admin.headers
+            request_id,
+            admin.kind.status,
+            PROBLEM_JSON.encode(),
+            admin.body(request_id),
+            (*admin.headers, *UNKEPT),
         )
     problem = problem_of(error)
     return Noted(

@@ -19,6 +19,7 @@ from db.revocations import lock_revocations
 from db.tables import ApiKeyTable, KeyLimitsTable
 from domain.first_key import FirstKey
 from domain.keys import PepperRing, mint
+from domain.rotations import checked_overlap
 from domain.tenants import (
     ExpiryPast,
     IssuedKey,
@@ -100,9 +101,10 @@ class Keys:
 
         Raises
         ------
-        KeyUnknown, KeyReplaced, KeyEnded, KeyExpired, ExpiryPast
+        KeyUnknown, KeyReplaced, KeyEnded, KeyExpired, ExpiryPast, OverlapInvalid
             Nothing was changed.
         """
+        overlap = checked_overlap(overlap)
         # Before anything is read: of two rotations of one key, the second must see the first one's successor.
         await lock_revocations(self._session)
         before = await self._one(reference)

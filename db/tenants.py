@@ -1,7 +1,7 @@
 """Tenants."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import UNSET
@@ -25,6 +25,8 @@ from domain.tenants import (
     checked_time_zone,
 )
 from domain.values import TenantId
+
+_DECIDED: Final = {TenantStatus.SUSPENDED: "tenant.suspend", TenantStatus.ACTIVE: "tenant.activate"}
 
 
 class Tenants:
@@ -107,7 +109,7 @@ class Tenants:
             return before
         await self._update(before.id, {"status": status})
         after = await self.get(slug)
-        await self._audit.append(f"tenant.{status.value}", f"tenant:{after.id}", before=before, after=after)
+        await self._audit.append(_DECIDED[status], f"tenant:{after.id}", before=before, after=after)
         return after
 
     async def change(self, slug: str, change: TenantChange) -> Tenant:

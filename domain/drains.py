@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from domain.one_line import is_one_line, rule_of
 from domain.tenants import ControlError
 
 MAX_REASON_CHARS: Final = 500
@@ -30,7 +31,7 @@ class ReasonMissing(ControlError):  # noqa: N818
     """Whoever finds a backend drained at night wants to know why."""
 
     def __init__(self) -> None:
-        super().__init__(f"a reason takes 1 to {MAX_REASON_CHARS} characters, at least one that can be seen")
+        super().__init__(f"a reason {rule_of(MAX_REASON_CHARS)}")
 
 
 def checked_reason(reason: str) -> str:
@@ -39,9 +40,8 @@ def checked_reason(reason: str) -> str:
     Raises
     ------
     ReasonMissing
-        Nothing is left, or it is too long.
+        There is nothing to see, or more than one line holds.
     """
-    text = reason.strip()
-    if not 1 <= len(text) <= MAX_REASON_CHARS:
+    if not is_one_line(reason, MAX_REASON_CHARS):
         raise ReasonMissing
-    return text
+    return reason.strip()

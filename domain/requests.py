@@ -27,6 +27,7 @@ _WHOLE_NUMBERS = 2**63
 
 _OWN_PIECE_BYTES = 64 * 1024
 
+MODEL_REQUIRED = "the field 'model' is required and must be a string"
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _ABSENT_IF_EMPTY = frozenset(
@@ -218,7 +219,7 @@ def _read(spec: RouteSpec, body: bytes | Lifted) -> StrictObject:
 def _model(values: Mapping[str, object]) -> str:
     model = values.get("model")
     if not isinstance(model, str):
-        raise BadRequest("the field 'model' is required and must be a string")
+        raise BadRequest(MODEL_REQUIRED)
     return model
 
 

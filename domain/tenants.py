@@ -14,8 +14,11 @@ from msgspec import UNSET, UnsetType
 from domain.keys import MintedKey
 from domain.limits import LimitKind
 from domain.model_names import normal_pattern
+from domain.one_line import is_one_line, rule_of
 from domain.values import KeyId, Limits, OptionRule, Principal, Role, TenantId
 
+MAX_NAME_CHARS: Final = 200
+SLUG_RULE: Final = "1 to 63 characters from a-z, 0-9 and -, no - at either end"
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 LARGEST_LIMIT: Final = {
@@ -73,9 +76,7 @@ class SlugInvalid(ControlError):  # noqa: N818
     """A slug must fit into URLs, log fields and file names."""
 
     def __init__(self, slug: str) -> None:
-        super().__init__(
-            f"{slug!r} is no tenant slug: 1 to 63 characters from a-z, 0-9 and -, no - at either end"
-        )
+        super().__init__(f"{slug!r} is no tenant slug: {SLUG_RULE}")
 
 
 class KeyUnknown(ControlError):  # noqa: N818
@@ -117,10 +118,10 @@ class ExpiryPast(ControlError):  # noqa: N818
 
 
 class NameMissing(ControlError):  # noqa: N818
-    """A name for people has at least one character that can be seen."""
+    """A name for people can be seen, and fits into one line of a list or a log."""
 
     def __init__(self) -> None:
-        super().__init__("a name cannot be empty")
+        super().__init__(f"a name {rule_of(MAX_NAME_CHARS)}")
 
 
 class TimeZoneUnknown(ControlError):  # noqa: N818
@@ -342,12 +343,11 @@ def checked_name(name: str) -> str:
     Raises
     ------
     NameMissing
-        Nothing is left of it.
+        There is nothing to see, or more than one line holds.
     """
-    name = name.strip()
-    if not name:
+    if not is_one_line(name, MAX_NAME_CHARS):
         raise NameMissing
-    return name
+    return name.strip()
 
 
 def checked_time_zone(name: str) -> str:

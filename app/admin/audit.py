@@ -11,18 +11,18 @@ from msgspec import Meta
 from app.admin import paging
 from app.admin.contract import Answered, Moment, utc
 from app.admin.handed import Admin
+from app.admin.wording import WORD
 from app.cursors import cursor_at
 from domain import tenants as domain
 from domain.tenants import AuditFilter
 
-_WORD = r"^[\x21-\x7e]+$(?!\n)"
 _MAX_WORD_CHARS = 200
 
 Subject = Annotated[
     str | None,
     QueryParameter(
         name="subject",
-        pattern=_WORD,
+        pattern=WORD,
         max_length=_MAX_WORD_CHARS,
         description="Of what: `tenant:<id>`, `key:<id>` or `job:<name>`; `admin`: a login with a key nobody has.",
     ),
@@ -31,7 +31,7 @@ Action = Annotated[
     str | None,
     QueryParameter(
         name="action",
-        pattern=_WORD,
+        pattern=WORD,
         max_length=_MAX_WORD_CHARS,
         description="What was done, such as `key.revoke` or `admin.login_failed`.",
     ),
@@ -40,7 +40,7 @@ ActorName = Annotated[
     str | None,
     QueryParameter(
         name="actor",
-        pattern=_WORD,
+        pattern=WORD,
         max_length=_MAX_WORD_CHARS,
         description="Who did it: an admin key's prefix, or `cli:` and a user's name.",
     ),

@@ -9,13 +9,14 @@ from litestar.params import Body, PathParameter, QueryParameter
 from msgspec import Meta
 
 from app.admin import paging
-from app.admin.contract import PRINTABLE, Answered, Asked, JsonBody, Moment
+from app.admin.contract import Answered, Asked, JsonBody, Moment
 from app.admin.fleet import Fleet, Seen
 from app.admin.handed import Admin, By
 from app.cursors import cursor_at
 from domain.backends import BackendSpec
 from domain.drains import MAX_REASON_CHARS, Drain
 from domain.model_table import BackendCondition, BackendState
+from domain.one_line import PRINTABLE
 
 NameInPath = Annotated[str, PathParameter(description="The backend's name in the settings.")]
 Wait = Annotated[

@@ -18,19 +18,17 @@ from litestar.typing import FieldDefinition
 from msgspec import Meta
 
 from app.admin.errors import FieldError, InvalidFields
-from app.admin.problems import sentence
+from app.admin.wording import explained
+from domain.one_line import PRINTABLE
 from domain.strict_json import KnownFields, parse_object
+from domain.tenants import MAX_NAME_CHARS
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-PRINTABLE: Final = r"^[ \u00a0]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)"
-"""Something to see, and nothing that breaks a line or hides in one.
-
-No two parts of it can match the same character at the same place, so no text takes long. Python's `$` alone would let
-a last line break pass.
-"""
-
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=PRINTABLE, description="A name for people.")]
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=MAX_NAME_CHARS, pattern=PRINTABLE, description="A name for people."),
+]
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -46,6 +44,10 @@ class Answered(msgspec.Struct, rename="camel"):
 
 class Asked(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Base of what may be asked for. A field nobody knows is a mistake, and told as one."""
+
+
+class Nothing(Asked):
+    """What may be asked for where the path says it all: an empty object, or no body."""
 
 
 class JsonBody(AbstractDTO[T]):
@@ -112,11 +114,10 @@ def decoded(body: bytes, kind: type[T]) -> T:
         Fields are missing, unknown or have values that cannot be.
     """
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    there = ", ".join(sorted(fields)) or "none at all"
     values = parse_object(body, _NO_FIELDS).values
     errors = [
-        FieldError(
-            f"There is no such field here; there are {', '.join(sorted(fields))}.", pointer=pointer(name)
-        )
+        FieldError(f"There is no such field here; there are {there}.", pointer=pointer(name))
         for name in values
         if name not in fields
     ]
@@ -126,7 +127,7 @@ def decoded(body: bytes, kind: type[T]) -> T:
             try:
                 found[field.name] = msgspec.convert(values[name], field.type)
             except msgspec.ValidationError as wrong:
-                errors.append(_field_error(name, str(wrong)))
+                errors.append(_field_error(name, str(wrong), field.type))
         elif field.required:
             errors.append(FieldError("This field is required.", pointer=pointer(name)))
     if errors:
@@ -159,11 +160,11 @@ def utc(moment: datetime, *, pointer: str | None = None, parameter: str | None =
     raise InvalidFields.field(pointer or "#", wrong)
 
 
-def _field_error(name: str, wrong: str) -> FieldError:
-    """Split the reader's complaint into what and where."""
+def _field_error(name: str, wrong: str, kind: Any) -> FieldError:
+    """Split the decoder's complaint into what and where."""
     place = _PLACE.search(wrong)
     steps: list[str | int] = [name]
     if place is not None:
         wrong = wrong[: place.start()]
         steps += [inner or outer for inner, outer in _STEP.findall(place[1])]
-    return FieldError(sentence(wrong), pointer=pointer(*steps))
+    return FieldError(explained(wrong, kind), pointer=pointer(*steps))

@@ -19,7 +19,7 @@ from app.admin.dashboard.lobby import READING, wants_page
 from app.admin.dashboard.pages import HTML, SECURITY_HEADERS, Page, trouble_page
 from app.admin.dashboard.paths import is_dashboard
 from app.admin.errors import AdminError, CrossSite, WrongMediaType
-from app.admin.problems import PROBLEM_JSON, Told, told
+from app.admin.problems import PROBLEM_JSON, UNKEPT, Told, told
 from app.gateway.access_log import AccessLog, AccessNote
 from app.gateway.body import ClientLeft
 from app.gateway.call import Call, call_of
@@ -34,12 +34,7 @@ API: Final = "/admin/v1/"
 
 _JSON: Final = b"application/json"
 _OWN_SITES: Final = frozenset({b"none", b"same-origin"})
-_COMMON: Final = (
-    SERVER,
-    # An answer may hold a key, and is nobody's to keep.
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-)
+_COMMON: Final = (SERVER, *UNKEPT)
 
 _log = structlog.get_logger()
 

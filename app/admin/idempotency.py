@@ -11,6 +11,7 @@ from litestar.params import HeaderParameter
 from app.admin import etags
 from app.admin.errors import CreatedBefore, IdempotencyKeyReused
 from app.admin.logins import Caller
+from app.admin.wording import WORD
 from db.creations import Creation
 from db.postgres import UnitOfWork
 
@@ -24,7 +25,7 @@ IdempotencyKey = Annotated[
         name="Idempotency-Key",
         min_length=1,
         max_length=MAX_KEY_CHARS,
-        pattern=r"^[\x21-\x7e]+$(?!\n)",
+        pattern=WORD,
         description="Names this creation, so that sending it again does not repeat it. Best a random UUID.",
     ),
 ]

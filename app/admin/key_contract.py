@@ -14,10 +14,10 @@ from app.admin import paging
 from app.admin.contract import Answered, Asked, Moment, Name, pointer, utc
 from app.admin.errors import FieldError, InvalidFields
 from db import every_key
+from domain.rotations import MAX_OVERLAP_S
 from domain.tenants import ExpiryPast, KeyStatus, KeySummary, KeyUnknown, Network
 
 MAX_NETWORKS: Final = 64
-MAX_OVERLAP_S: Final = 366 * 86_400
 DEFAULT_OVERLAP_S: Final = 86_400
 
 _PREFIX: Final = re.compile(r"(nnga?_[0-9A-Za-z]{8})(?:_[0-9A-Za-z_]*)?")

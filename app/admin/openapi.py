@@ -13,6 +13,7 @@ from litestar import Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
+from app.admin.administration import MAX_BODY_BYTES
 from app.admin.errors import (
     CrossSite,
     IdempotencyKeyReused,
@@ -22,8 +23,9 @@ from app.admin.errors import (
 )
 from app.admin.problems import PROBLEM_JSON, Problem, Told, told
 from app.admin.surface import ROOT, admin_service
+from app.gateway.body import TOO_SLOW, too_large
 from app.openapi_schemas import reference, schemas_of
-from domain.errors import BodyTooLarge, BodyTooSlow, Unauthenticated, Unavailable
+from domain.errors import BodyTooSlow, Unauthenticated, Unavailable
 from domain.tenants import SlugTaken, TenantUnknown, TimeZoneUnknown
 
 _EXAMPLE_ID: Final = "01977f00-0000-7000-8000-000000000000"
@@ -40,10 +42,10 @@ _REFUSALS: Final[dict[str, tuple[str, Exception]]] = {
     "AdminUnauthenticated": ("No admin key that works was presented.", Unauthenticated()),
     "AdminCrossSite": ("A page of another site made a browser send this.", CrossSite()),
     "AdminNotFound": ("Nothing of that name is here.", TenantUnknown("research")),
-    "AdminBodyTooSlow": ("The body did not arrive in time.", BodyTooSlow("the body did not arrive in time")),
+    "AdminBodyTooSlow": ("The body did not arrive in time.", BodyTooSlow(TOO_SLOW)),
     "AdminConflict": ("It contradicts what is there.", SlugTaken("research")),
     "AdminPreconditionFailed": ("It has changed since the ETag was read.", PreconditionFailed()),
-    "AdminBodyTooLarge": ("The body is too large.", BodyTooLarge("the body is too large")),
+    "AdminBodyTooLarge": ("The body is too large.", too_large(MAX_BODY_BYTES)),
     "AdminWrongMediaType": ("The body is not declared to be plain JSON.", WrongMediaType()),
     "AdminIdempotencyKeyReused": (
         "The idempotency key belongs to another request.",

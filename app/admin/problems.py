@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from litestar.enums import ParamType
-from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from msgspec import UNSET, Meta, UnsetType
 
 from app.admin.errors import (
@@ -40,6 +39,7 @@ from domain.errors import (
     UnsupportedEncoding,
 )
 from domain.option_rules import PolicyInvalid
+from domain.rotations import OverlapInvalid
 from domain.tenants import (
     ControlError,
     ExpiryPast,
@@ -56,6 +56,8 @@ from domain.tenants import (
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:neuronetz-gateway:problem:"
 OUTAGE_RETRY_S: Final = 5
+UNKEPT: Final[Headers] = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+"""Of every answer below `/admin`: it may hold a key, and is nobody's to keep."""
 
 
 class Kind(NamedTuple):
@@ -68,7 +70,7 @@ class Kind(NamedTuple):
 
 INVALID_REQUEST: Final = Kind("invalid-request", 400, "The request is not valid.")
 UNAUTHENTICATED_KIND: Final = Kind("unauthenticated", 401, "An admin key is required.")
-CROSS_SITE: Final = Kind("cross-site", 403, "The request came from another site's page.")
+CROSS_SITE: Final = Kind("cross-site", 403, "Nothing shows that the gateway's own page sent this.")
 NOT_FOUND: Final = Kind("not-found", 404, "There is no such thing.")
 METHOD_NOT_ALLOWED_KIND: Final = Kind("method-not-allowed", 405, "The path does not support this method.")
 BODY_TOO_SLOW: Final = Kind("body-too-slow", 408, "The body took too long to arrive.")
@@ -140,8 +142,8 @@ def _invalid_fields(error: InvalidFields) -> Told:
 def _invalid(errors: tuple[FieldError, ...]) -> Told:
     many = "" if len(errors) == 1 else f" ({len(errors)} things are wrong.)"
     first = errors[0]
-    where = first.parameter if isinstance(first.parameter, str) else str(first.pointer).removeprefix("#/")
-    return Told(INVALID_REQUEST, f"{where}: {first.detail}{many}", errors)
+    where = first.parameter if isinstance(first.parameter, str) else str(first.pointer).removeprefix("#")[1:]
+    return Told(INVALID_REQUEST, f"{where and f'{where}: '}{first.detail}{many}", errors)
 
 
 def _too_many_logins(error: TooManyLogins) -> Told:
@@ -185,7 +187,9 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     BrokenFraming: lambda error: Told(
         INVALID_REQUEST, sentence(error.message), headers=((b"connection", b"close"),)
     ),
-    UnsupportedEncoding: _bad_request(UNSUPPORTED_MEDIA_TYPE),
+    UnsupportedEncoding: _fixed(
+        UNSUPPORTED_MEDIA_TYPE, "Send the body uncompressed: no Content-Encoding is supported here."
+    ),
     Unavailable: lambda error: Told(UNAVAILABLE_KIND, UNAVAILABLE, headers=_retry_after(error.retry_after_s)),
     InvalidFields: _invalid_fields,
     CrossSite: _fixed(
@@ -227,6 +231,7 @@ _TABLE: Final[dict[type[Exception], Callable[..., Told]]] = {
     ReasonMissing: _field("#/reason"),
     SlugInvalid: _field("#/slug"),
     NameMissing: _field("#/name"),
+    OverlapInvalid: _field("#/overlapSeconds"),
     TimeZoneUnknown: _field("#/timeZone"),
     ExpiryPast: _field("#/expiresAt"),
     PatternInvalid: _field("#/pattern"),
@@ -254,22 +259,11 @@ def _of_framework(error: HTTPException) -> Told:
     if isinstance(error, MethodNotAllowedException):
         allow = str((error.headers or {}).get("allow", ""))
         return told(MethodNotAllowed(allow))
-    if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        return _invalid(tuple(_parameter_error(each) for each in error.extra))
     if error.status_code == NOT_FOUND.status:
         return told(UnknownPath())
     if error.status_code < INTERNAL_KIND.status:
         return Told(INVALID_REQUEST, "The request is malformed.")
     return _INTERNAL
-
-
-def _parameter_error(found: dict[str, str]) -> FieldError:
-    """Return what the framework found wrong with a parameter, by its name as it stands in the request."""
-    head, *rest = found.get("key", "").split("_")
-    name = head + "".join(part.title() for part in rest)
-    if found.get("source") == ParamType.HEADER:
-        name = "-".join(part.title() for part in (head, *rest))
-    return FieldError(sentence(found["message"]), parameter=name)
 
 
 def sentence(text: str) -> str:

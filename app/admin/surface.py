@@ -7,15 +7,20 @@ from typing import Any, Final
 import structlog
 from litestar import Litestar, Request, Response, Router
 from litestar.di import Provide
+from litestar.enums import HttpMethod
+from litestar.exceptions import ValidationException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
-from litestar.params import QueryParameter
+from litestar.params import ParameterKwarg, QueryParameter
+from litestar.typing import FieldDefinition
 from litestar.utils.signature import ParsedSignature
+from msgspec import Meta
 
 from app.admin.administration import MAX_BODY_BYTES, Administration
 from app.admin.audit import AuditController
 from app.admin.backends import BackendController
 from app.admin.configuration import ConfigurationController
+from app.admin.contract import Nothing, decoded
 from app.admin.dashboard import paths
 from app.admin.dashboard.controller import DashboardController
 from app.admin.errors import FieldError, InvalidFields
@@ -37,8 +42,10 @@ from app.admin.problems import INTERNAL_KIND, PROBLEM_JSON, UNAVAILABLE_KIND, to
 from app.admin.revocations import RevocationController
 from app.admin.tenants import TenantController
 from app.admin.usage import UsageController
+from app.admin.wording import explained
 
 ROOT: Final = "/admin/v1"
+NO_BODY: Final = "Send a JSON object as the body; {} will do where every field may be left out."
 
 _log = structlog.get_logger()
 
@@ -95,12 +102,30 @@ def admin_service(within: Callable[[], Administration], *, described: bool = Fal
             "admin": Provide(admin, sync_to_thread=False),
             "caller": Provide(caller, sync_to_thread=False),
         },
-        before_request=_check_parameters,
+        before_request=_check,
         exception_handlers={Exception: _answer},
         openapi_config=OpenAPIConfig(title="admin", version="1") if described else None,
         logging_config=None,
         request_max_body_size=MAX_BODY_BYTES,
     )
+
+
+async def _check(request: AdminRequest) -> Response[None] | None:
+    """Refuse what no handler would look at, and say which methods there are."""
+    _check_parameters(request)
+    if request.method == HttpMethod.OPTIONS:
+        # The framework's own answer may have been made before it knew of every method.
+        template = request.scope["path_template"]
+        methods = next(each.methods for each in request.app.routes if each.path_format == template)
+        return Response(None, status_code=204, headers={"allow": ", ".join(sorted(methods))})
+    if (
+        request.method == HttpMethod.POST
+        and "data" not in request.route_handler.parsed_fn_signature.parameters
+    ):
+        body = await request.body()
+        if body:
+            decoded(body, Nothing)
+    return None
 
 
 def _check_parameters(request: AdminRequest) -> None:
@@ -129,20 +154,52 @@ def _check_parameters(request: AdminRequest) -> None:
 @cache
 def query_parameters(handler: BaseRouteHandler) -> tuple[str, ...]:
     """Return the names of the parameters that a handler, or what it is handed, reads from the URL's query."""
+    return tuple(
+        dict.fromkeys(
+            str(each.kwarg_definition.name)
+            for each in _read_by(handler)
+            if isinstance(each.kwarg_definition, QueryParameter)
+        )
+    )
+
+
+def _read_by(handler: BaseRouteHandler) -> Iterator[FieldDefinition]:
+    """Yield what a handler, or what it is handed, reads from the request."""
     dependencies = handler.resolve_dependencies()
 
-    def read_by(signature: ParsedSignature) -> Iterator[str]:
+    def read_by(signature: ParsedSignature) -> Iterator[FieldDefinition]:
         for name, each in signature.parameters.items():
-            if isinstance(each.kwarg_definition, QueryParameter):
-                yield str(each.kwarg_definition.name)
-            elif name in dependencies:
+            if name in dependencies:
                 yield from read_by(dependencies[name].parsed_fn_signature)
+            else:
+                yield each
 
-    return tuple(dict.fromkeys(read_by(handler.parsed_fn_signature)))
+    return read_by(handler.parsed_fn_signature)
+
+
+def _invalid(found: list[Any], handler: BaseRouteHandler) -> InvalidFields:
+    """Return what the framework found wrong with a request, by the names that stand in it."""
+    read = {each.name: each for each in _read_by(handler)}
+    return InvalidFields(_field_error(each, read.get(each.get("key", ""))) for each in found)
+
+
+def _field_error(found: dict[str, str], read: FieldDefinition | None) -> FieldError:
+    key = found.get("key", "")
+    if key == "data":
+        return FieldError(NO_BODY, pointer="#")
+    asked = None if read is None else read.kwarg_definition
+    if read is None or not isinstance(asked, ParameterKwarg):
+        return FieldError(explained(found["message"], None, in_address=True), parameter=key)
+    note = Meta(pattern=asked.pattern, description=asked.description)
+    return FieldError(
+        explained(found["message"], read.annotation, note, in_address=True), parameter=asked.name or key
+    )
 
 
 def _answer(request: AdminRequest, error: Exception) -> Response[bytes]:
     """Answer whatever a handler or the framework raised."""
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        error = _invalid(error.extra, request.route_handler)
     problem = told(error)
     request_id = str(request.user.actor.request_id)
     if problem.kind is UNAVAILABLE_KIND:

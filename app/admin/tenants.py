@@ -11,6 +11,7 @@ from app.admin import etags, paging
 from app.admin.contract import Answered, Asked, JsonBody, Moment, Name
 from app.admin.handed import Admin, By
 from app.admin.idempotency import Created, IdempotencyKey, Once
+from app.admin.wording import SLUG_PATTERN
 from app.cursors import cursor_at
 from db.postgres import UnitOfWork
 from domain import tenants as domain
@@ -19,7 +20,7 @@ from domain.tenants import TenantStatus
 Slug = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        pattern=SLUG_PATTERN,
         description="Short name in URLs, logs and reports; stays.",
         examples=["research"],
     ),

@@ -12,6 +12,7 @@ from app.admin.errors import InvalidFields
 from app.admin.handed import Admin, By
 from app.admin.key_contract import reference
 from app.admin.usage_contract import Outcome
+from app.admin.wording import WORD
 from db.postgres import UnitOfWork
 from domain.tenants import KeyUnknown, TenantUnknown
 from domain.usage import UsageOutcome
@@ -22,15 +23,13 @@ DEFAULT_DAYS: Final = 30
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Before any ledger."""
 
-_WORD: Final = r"^[\x21-\x7e]+$(?!\n)"
-
 TenantFilter = Annotated[
     str | None,
-    QueryParameter(name="tenant", pattern=_WORD, max_length=63, description="A tenant's slug, or its id."),
+    QueryParameter(name="tenant", pattern=WORD, max_length=63, description="A tenant's slug, or its id."),
 ]
 KeyFilter = Annotated[
     str | None,
-    QueryParameter(name="key", pattern=_WORD, max_length=200, description="A key's prefix, or its id."),
+    QueryParameter(name="key", pattern=WORD, max_length=200, description="A key's prefix, or its id."),
 ]
 ModelFilter = Annotated[
     str | None,

@@ -25,6 +25,8 @@ _SAID_ELSEWHERE: Final = frozenset(
     {"id", "tenant_id", "prefix", "slug", "backend", "at", "by", "created_at", "last_used_at"}
 )
 """What names the subject, or when it was made or by whom."""
+_OF_SEVERAL: Final = frozenset({"attempts", "first_at", "last_at"})
+"""What an event about one failed login says as well; `when` says it better."""
 
 
 async def audit(
@@ -111,9 +113,10 @@ def _subject(event: "AuditEvent", slugs: Mapping[str, str]) -> str:
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is different, in the order in which it is stored; what is new or gone is told by what it has."""
+    left_out = _SAID_ELSEWHERE | (_OF_SEVERAL if after.get("attempts") == 1 else frozenset())
     for name in {**before, **after}:
         was, now = before.get(name), after.get(name)
-        if was == now or name in _SAID_ELSEWHERE or not (was or now or (before and after)):
+        if was == now or name in left_out or not (was or now or (before and after)):
             continue
         if not before or was is None:
             yield f"{name} {_told(now)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from app.cli.failure import InputRefused
+from app.cli.failure import InputRefused, sentence
 from app.cli.output import Table, moment
 
 if TYPE_CHECKING:
@@ -140,11 +140,16 @@ def name_meant(text: str) -> str:
     Raises
     ------
     InputRefused
-        It is blank.
+        It is blank, too long or breaks the line.
     """
     if not text.strip():
         raise InputRefused("A key needs a name, so that it can be told from others.")
-    return text
+    from domain.tenants import NameMissing, checked_name
+
+    try:
+        return checked_name(text)
+    except NameMissing as refusal:
+        raise InputRefused(sentence(refusal)) from None
 
 
 def expiry_meant(text: str) -> datetime | None:
@@ -192,14 +197,19 @@ def overlap_meant(text: str) -> timedelta:
     Raises
     ------
     InputRefused
-        It is no length of time.
+        It is no length of time, or too long.
     """
+    from domain.rotations import OverlapInvalid, checked_overlap
+
     if text == "0":
         return timedelta(0)
     span = _SPAN.fullmatch(text)
     if span is None:
         raise InputRefused(f"{text!r} is no length of time; write 7d, 24h, 30m, or 0 for none.")
-    return timedelta(**{_UNITS[span[2]]: int(span[1])})
+    try:
+        return checked_overlap(timedelta(**{_UNITS[span[2]]: int(span[1])}))
+    except OverlapInvalid as refusal:
+        raise InputRefused(sentence(refusal)) from None
 
 
 def _network(text: str) -> "Network":

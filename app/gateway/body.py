@@ -28,6 +28,10 @@ RETRY_AFTER_S: Final = 2
 TEXT_SHARE: Final = 4
 """A body without images may have this part of the largest body."""
 _MIB: Final = 1024 * 1024
+UNCOMPRESSED: Final = (
+    "Send the body uncompressed, or on a /v1 route as zstd: this Content-Encoding is not supported here."
+)
+TOO_SLOW: Final = "The body did not arrive in time."
 _PLAIN: Final = frozenset({b"identity", b""})
 _ZSTD: Final = b"zstd"
 _ZSTD_PATHS: Final = b"/v1/"
@@ -139,7 +143,7 @@ class Bodies:
         body = _PlainBody() if call.content_encoding in _PLAIN else _zstd(call, limit)
         length = call.body_length
         if length is not None and length > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a body is read inside a task")
@@ -189,7 +193,7 @@ class Bodies:
         now = self._now()
         for task, arriving in self._arriving.items():
             if arriving.deadline < now:
-                self._end(task, BodyTooSlow("The body did not arrive in time."))
+                self._end(task, BodyTooSlow(TOO_SLOW))
 
     async def _collect(
         self, receive: Receive, body: _PlainBody | ZstdBody, hold: BodyHold, *, limit: int, length: int | None
@@ -203,7 +207,7 @@ class Bodies:
             piece = event["body"]
             size += len(piece)
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if piece:
                 await self._keep(body.feed(piece), hold)
                 while body.is_behind:
@@ -253,11 +257,10 @@ class Bodies:
 
 def _zstd(call: Call, max_bytes: int) -> ZstdBody:
     if call.content_encoding != _ZSTD or not call.raw_path.startswith(_ZSTD_PATHS):
-        raise UnsupportedEncoding(
-            "Send the body uncompressed, or on a /v1 route as zstd: this Content-Encoding is not supported here."
-        )
+        raise UnsupportedEncoding(UNCOMPRESSED)
     return ZstdBody(max_bytes=max_bytes)
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
+    """Return how a body of more bytes than that is refused."""
     return BodyTooLarge(f"The body is larger than the limit of {limit} bytes.")

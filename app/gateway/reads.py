@@ -20,6 +20,7 @@ from domain.errors import BadRequest, Unavailable
 from domain.limits import LimitKind
 from domain.model_facts import show_answer
 from domain.periods import bounds
+from domain.requests import MODEL_REQUIRED
 from domain.standing import LimitUse
 from domain.strict_json import KnownFields, parse_object
 from domain.values import ApiFamily, Limits, Principal
@@ -139,7 +140,7 @@ def requested_model(body: bytes) -> str:
             raise BadRequest(f"'{field}' must be a string")
         if value:
             return value
-    raise BadRequest("the field 'model' is required and must be a string")
+    raise BadRequest(MODEL_REQUIRED)
 
 
 def _me(gateway: GatewayOf) -> Handler:

@@ -1,10 +1,14 @@
 """The OpenAPI document says what the routes do: paths, fields, refusals, and no drift from the snapshot."""
 
+import asyncio
 from typing import Any, NoReturn
 
 import msgspec
 import pytest
 
+from app.gateway.body import Bodies
+from app.gateway.call import Call
+from app.gateway.reads import requested_model
 from app.gateway.routes import (
     MANAGEMENT_PATHS,
     MANAGEMENT_PREFIXES,
@@ -13,10 +17,26 @@ from app.gateway.routes import (
 )
 from app.openapi import document, render_document
 from app.openapi_families import PREFIXES
+from app.problems import problem_of
+from domain.errors import (
+    BadRequest,
+    BodyTooSlow,
+    GatewayError,
+    LimitExceeded,
+    ModelForbidden,
+    NoCandidate,
+    Unauthenticated,
+    UnknownPath,
+    UpstreamExhausted,
+)
+from domain.limits import LimitKind, LimitState, Refused
 from domain.routes import OPTION_ACTIONS, inference_routes
 from domain.values import ApiFamily
+from tests.support.asgi import Inbox
+from tests.support.clock import Clock
 from tests.support.repository import text_of
 
+MIB = 1024 * 1024
 NEVER_HONOURED = {"_debug_render_only"}
 """What the gateway knows only to drop it: it would show what the operator configured."""
 
@@ -145,7 +165,65 @@ def _references(node: Any) -> list[str]:
     return [found for value in node for found in _references(value)] if isinstance(node, list) else []
 
 
-def test_examples_of_refusals_are_the_gateway_s_own_words(described: dict[str, Any]) -> None:
-    example = described["components"]["responses"]["NativeUnauthenticated"]["content"]["application/json"]
+async def test_examples_of_refusals_are_the_gateway_s_own_words(whole: dict[str, Any]) -> None:
+    said = {
+        name: msgspec.json.encode(answer["content"]["application/json"]["example"]).decode()
+        for name, answer in whole["components"]["responses"].items()
+        if name.startswith(tuple(PREFIXES.values())) and not name.startswith("Admin")
+    }
+    own = await _own_words()
 
-    assert msgspec.json.encode(example["example"]).startswith(b'{"error":"A valid API key')
+    assert {name.removeprefix(_family_of(name)) for name in said} == own.keys()
+    for name, example in said.items():
+        assert own[name.removeprefix(_family_of(name))] in example, name
+
+
+def _family_of(name: str) -> str:
+    return next(prefix for prefix in PREFIXES.values() if name.startswith(prefix))
+
+
+async def _own_words() -> dict[str, str]:
+    """Return what refusals say where they are raised; those without a text of their own have it from one table."""
+    clock = Clock()
+    bodies = Bodies(max_bytes=32 * MIB, base_timeout_s=0, max_buffered_bytes=64 * MIB, now=clock)
+
+    async def refused(*headers: tuple[bytes, bytes]) -> str:
+        call = Call(method="POST", raw_path=b"/api/chat", headers=headers, peer=None, started=0.0)
+        with pytest.raises(BadRequest) as refusal:
+            await bodies.read(call, Inbox([b"x"]))
+        return refusal.value.message
+
+    async def slow() -> str:
+        stuck = asyncio.Event()
+
+        async def receive() -> NoReturn:
+            stuck.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        call = Call(method="POST", raw_path=b"/api/chat", headers=(), peer=None, started=0.0)
+        reading = asyncio.create_task(bodies.read(call, receive))
+        await stuck.wait()
+        clock.at += 60
+        bodies.give_up_late()
+        with pytest.raises(BodyTooSlow) as refusal:
+            await reading
+        return refusal.value.message
+
+    with pytest.raises(BadRequest) as nameless:
+        requested_model(b"{}")
+    spent = LimitState(LimitKind.REQUESTS_PER_MINUTE, "key", limit=60, remaining=0, reset_s=60.0)
+    raised: dict[str, GatewayError] = {
+        "Unauthenticated": Unauthenticated(),
+        "Forbidden": ModelForbidden(),
+        "UnknownPath": UnknownPath(),
+        "LimitExceeded": LimitExceeded(Refused(spent, 12.0, (spent,))),
+        "AllFailed": UpstreamExhausted(),
+        "Busy": NoCandidate(retry_after_s=5),
+    }
+    return {name: problem_of(error).message for name, error in raised.items()} | {
+        "BadRequest": nameless.value.message,
+        "BodyTooSlow": await slow(),
+        "BodyTooLarge": await refused((b"content-length", b"%d" % (33 * MIB))),
+        "UnsupportedEncoding": await refused((b"content-encoding", b"br")),
+    }

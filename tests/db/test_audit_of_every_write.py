@@ -84,7 +84,7 @@ WRITES: dict[Any, tuple[Write, list[tuple[str, tuple[bool, bool]]]]] = {
     Tenants.create: (lambda w: w.uow.tenants.create("other", "Other"), [("tenant.create", NEW)]),
     Tenants.set_status: (
         lambda w: w.uow.tenants.set_status("acme", TenantStatus.SUSPENDED),
-        [("tenant.suspended", BOTH)],
+        [("tenant.suspend", BOTH)],
     ),
     Tenants.change: (
         lambda w: w.uow.tenants.change("acme", TenantChange("A", "Europe/Berlin", allow_all_models=True)),

@@ -15,6 +15,7 @@ from db.key_lookup import KeyLookup
 from db.postgres import Database
 from domain.keys import PepperRing
 from domain.limits import LimitKind
+from domain.rotations import OverlapInvalid
 from domain.tenants import (
     Actor,
     ControlError,
@@ -135,6 +136,13 @@ async def test_both_work_until_the_overlap_is_over(
     assert now < rotation.replaced.expires_at <= now + HOUR
     assert await principal(issued) is not None
     assert await principal(rotation.issued) is not None
+
+
+async def test_an_overlap_beyond_a_year_changes_nothing(rotate: Rotate, issued: IssuedKey) -> None:
+    with pytest.raises(OverlapInvalid):
+        await rotate(issued.summary.prefix, overlap=400 * DAY)
+
+    assert (await rotate(issued.summary.prefix)).replaced.id == issued.summary.id
 
 
 async def test_without_an_overlap_the_key_is_revoked_at_once(

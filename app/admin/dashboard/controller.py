@@ -92,7 +92,7 @@ class DashboardController(Controller):
     @get(["/", "/queues/{queue:str}", "/queues/{queue:str}/jobs/{job:str}"])
     async def page(self) -> Response[bytes]:
         """Answer the one page; its script decides by the path what it shows."""
-        return Response(dashboard_page(), media_type=HTML.decode())
+        return Response(dashboard_page(), headers={"content-type": HTML.decode()})
 
     @get("/static/{name:str}")
     async def file(self, request: Request[Caller, Any, Any], name: Name) -> Response[bytes]:
@@ -101,7 +101,7 @@ class DashboardController(Controller):
         if found is None:
             raise UnknownPath
         headers = {key.decode(): value.decode() for key, value in found.headers}
-        return Response(found.body, media_type=headers.pop("content-type"), headers=headers)
+        return Response(found.body, headers=headers)
 
     @get("/api/queues")
     async def queues(self, admin: Admin) -> dict[str, tuple[QueueView, ...]]:

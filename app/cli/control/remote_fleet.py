@@ -13,7 +13,7 @@ from app.cli.control.wire import value
 from app.cli.failure import CommandFailed
 from app.cli.fleet_lines import BackendLine, JobLine, JobsSummary, LastRun
 from app.cli.model_lines import BackendModels, ModelLine, ModelList, TableFigures
-from domain.drains import BackendUnknown
+from domain.drains import BackendUnknown, checked_reason
 from domain.jobs import JobOrder
 from domain.tenants import Tenant
 from domain.usage_report import UsageGroup, UsageReport, UsageSum
@@ -82,7 +82,7 @@ class RemoteFleet:
 
     async def drain(self, name: str, reason: str, *, waits: bool) -> Changed[BackendLine]:
         """Take a backend out of service."""
-        return await self._decide(name, "drain", {"reason": reason}, waits=waits)
+        return await self._decide(name, "drain", {"reason": checked_reason(reason)}, waits=waits)
 
     async def undrain(self, name: str, *, waits: bool) -> Changed[BackendLine]:
         """Let a backend back in."""

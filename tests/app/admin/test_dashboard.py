@@ -323,6 +323,7 @@ async def test_files_are_local_whole_and_compressed_only_where_asked(inside: Bro
 
     assert (packed.headers["content-encoding"], "content-encoding" in plain.headers) == ("gzip", False)
     assert packed.content == plain.content
+    assert plain.headers["content-type"].count("charset") == 1
     assert len(plain.content) > 1000
 
 

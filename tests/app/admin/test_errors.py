@@ -3,13 +3,18 @@
 import asyncio
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
 
+from app.admin.surface import NO_BODY
+from app.admin.wording import TIME
+from domain.tenants import SLUG_RULE
 from tests.support.admin import API, Desk, faults, problem
 from tests.support.gateway import Gateway
 
+POLICY = "/tenants/{}/policies/num_ctx"
 DEEP = b'{"slug":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
@@ -190,3 +195,83 @@ async def test_requests_are_counted_by_their_template(desk: Desk) -> None:
 
     assert series['nng_requests_total{route="/admin/v1/tenants/{slug}",status="404"}'] >= 1
     assert not any("nobody" in name for name in series)
+
+
+async def test_without_a_body_one_is_told_to_send_one(desk: Desk) -> None:
+    slug = await desk.tenant()
+
+    for method, path in [("POST", "/tenants"), ("PATCH", f"/tenants/{slug}"), ("PUT", POLICY.format(slug))]:
+        reply = await desk.client.request(method, API + path)
+
+        assert faults(reply) == {"#": NO_BODY}
+        assert reply.json()["detail"] == NO_BODY
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"slug": 5}, {"#/slug": "This takes a text, not a whole number."}),
+        ({"slug": "B"}, {"#/slug": f"A slug takes {SLUG_RULE}."}),
+        ({"slug": "b", "name": "x" * 201}, {"#/name": "This takes at most 200 characters."}),
+        (
+            {"slug": "b", "name": "a\tb"},
+            {"#/name": "This takes at least one character that can be seen, and no tabs or line breaks."},
+        ),
+        ({"slug": "b", "timeZone": ""}, {"#/timeZone": "This cannot be empty."}),
+        ({"slug": "b", "allowAllModels": "x"}, {"#/allowAllModels": "This takes true or false, not a text."}),
+    ],
+)
+async def test_a_field_s_fault_is_told_in_our_words(
+    desk: Desk, body: dict[str, Any], told: dict[str, str]
+) -> None:
+    assert faults(await desk.post("/tenants", body)) == told
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "value", "told"),
+    [
+        ("/tenants", "limit", "x", "This takes a whole number."),
+        ("/tenants", "limit", "201", "This takes a whole number of at most 200."),
+        ("/usage/export", "format", "xml", "This takes one of ndjson, csv."),
+        ("/usage/rows", "outcome", "xml", "This takes one of completed, client_closed"),
+        ("/audit", "since", "x", f"This takes {TIME}; write + as %2B in an address."),
+        ("/audit", "action", "a b", "This takes letters from a to z, digits and signs, and no blanks."),
+        ("/usage/sums", "by", "shoe", "This cannot be the value. What one line stands for: any of tenant"),
+    ],
+)
+async def test_a_parameter_s_fault_is_told_in_our_words(
+    desk: Desk, path: str, parameter: str, value: str, told: str
+) -> None:
+    found = faults(await desk.get(path, **{parameter: value}))
+
+    assert list(found) == [parameter]
+    assert found[parameter].startswith(told)
+
+
+async def test_options_tells_the_methods_that_there_are(desk: Desk) -> None:
+    for path in ("/tenants", "/tenants/x", POLICY.format("x"), "/me"):
+        asked = await desk.client.options(API + path)
+        refused = await desk.client.request("BREW", API + path)
+
+        assert asked.status_code == 204
+        assert sorted(asked.headers["allow"].split(", ")) == sorted(refused.headers["allow"].split(", "))
+
+
+@pytest.mark.parametrize("path", ["/admin/nothing", "/admin/v2/tenants", "/admin//v1", "/admin/"])
+async def test_what_is_not_there_is_nobody_s_to_keep_either(desk: Desk, path: str) -> None:
+    reply = await desk.client.get(path)
+
+    assert reply.status_code == 404
+    assert reply.headers.get_list("cache-control") == ["no-store"]
+    assert reply.headers.get_list("x-content-type-options") == ["nosniff"]
+
+
+async def test_where_the_path_says_it_all_a_field_is_a_mistake(desk: Desk) -> None:
+    assert set(faults(await desk.post("/backends/a/undrain", {"reason": "mended"}))) == {"#/reason"}
+    assert (await desk.post("/backends/a/undrain", {})).status_code == 200
+
+
+async def test_a_fault_of_the_whole_body_names_no_place(desk: Desk) -> None:
+    reply = await desk.put(POLICY.format(await desk.tenant()), {"action": "clamp"})
+
+    assert reply.json()["detail"].startswith("To clamp ")

@@ -201,7 +201,7 @@ async def test_changes_are_audited_with_who_what_and_from_where(desk: Desk, sql:
     events = await sql.fetch(
         "SELECT * FROM audit_events WHERE subject = $1 ORDER BY at, id", f"tenant:{tenant['id']}"
     )
-    assert [event["action"] for event in events] == ["tenant.create", "tenant.set", "tenant.suspended"]
+    assert [event["action"] for event in events] == ["tenant.create", "tenant.set", "tenant.suspend"]
     assert {event["actor"] for event in events} == {desk.prefix}
     assert {str(event["address"]) for event in events} == {desk.address}
     assert [str(event["request_id"]) for event in events] == [

@@ -1,7 +1,10 @@
 """`audit`, against a real database."""
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.postgres import Database
+from domain.tenants import Actor
 from tests.app.cli.conftest import CommandLine
 
 
@@ -39,6 +42,21 @@ async def test_people_see_names_and_what_changed(cli: CommandLine, busy: str) ->
     assert "name laptop -> desk" in newest
     assert "tenant research" in limits
     assert "concurrency 2" in limits
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_failed_logins_are_counted_where_there_were_several(
+    cli: CommandLine, engine: AsyncEngine, attempts: int
+) -> None:
+    at = "2027-01-01T00:00:00Z"
+    failed = {"reason": "unknown", "attempts": attempts, "first_at": at, "last_at": at}
+    async with Database(engine).unit_of_work(Actor("unknown")) as work:
+        await work.audit.append("admin.login_failed", "admin", after=failed)
+
+    line = (await cli.good("audit")).out.splitlines()[1]
+
+    assert "reason unknown" in line
+    assert ("attempts 3; first_at" in line) == ("attempts" in line) == (attempts > 1)
 
 
 async def test_filters_leave_out_what_is_not_meant(cli: CommandLine, busy: str) -> None:
