@@ -11,7 +11,7 @@ from app.cli import backends, catalogue, config, jobs, keys, limits, models, pol
 from app.cli.audit import audit
 from app.cli.completion import add_completion
 from app.cli.doctor import doctor
-from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
+from app.cli.failure import BAD_INPUT, FAILED, CommandFailed, ReaderLeft
 from app.cli.init import init
 from app.cli.migrate import migrate
 from app.cli.openapi import openapi
@@ -68,7 +68,7 @@ def run(words: Sequence[str] | None = None) -> int:
     except CommandFailed as failure:
         say(f"neuronetz-gateway: {failure}")
         return failure.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderLeft):
         # Whoever read our output has had enough (`| head`); the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
