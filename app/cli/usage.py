@@ -107,7 +107,11 @@ async def usage(
         return
     if chart is not None:
         title = f"{_TITLES[chart]} by {by.value}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-        show_chart(title, bars_of(report, by, chart))
+        bars = bars_of(report, by, chart)
+        if not bars:
+            say(f"No requests from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: nothing to draw.")
+            return
+        show_chart(title, bars)
         return
     say(f"Requests from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC:")
     show_table(table_of(report, by))

@@ -4,6 +4,7 @@ import csv
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 import pytest
@@ -155,10 +156,14 @@ async def test_a_ledger_out_of_reach_is_named_and_leaves_the_files_as_they_were(
     assert (file.read_bytes() if file.exists() else None) == before
 
 
+def _full_disk() -> IO[bytes]:
+    return Path("/dev/full").open("wb", buffering=0)
+
+
 async def test_a_full_disk_is_a_fault_of_the_file() -> None:
     said = r"rows\.csv cannot be written: no space left"
 
-    with Path("/dev/full").open("wb", buffering=0) as out, pytest.raises(CommandFailed, match=said):
+    with _full_disk() as out, pytest.raises(CommandFailed, match=said):
         Target(out, Path("rows.csv"), None).write(b"a row\n")
 
 
