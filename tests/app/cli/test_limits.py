@@ -98,7 +98,7 @@ async def test_clearing_tells_machines_what_changed(cli: CommandLine) -> None:
     ("words", "code", "said"),
     [
         (("set", "--tenant", "research"), 2, "at least one limit"),
-        (("set", "--tenant", "research", "--concurrency", "0"), 2, "--concurrency: concurrency cannot be 0"),
+        (("set", "--tenant", "research", "--concurrency", "0"), 2, "--concurrency cannot be 0"),
         (
             ("set", "--tenant", "research", "--tokens-per-day", "many"),
             2,
