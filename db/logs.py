@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import structlog
 
+from domain.printable import printable
+
 LogFormat = Literal["json", "console"]
 
 MAX_FIELD_BYTES = 256
@@ -37,7 +39,7 @@ def printable_fields(
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             lines = value.split("\n") if name == "exception" else [value]
-            event[name] = "\n".join(_printable(line) for line in lines)
+            event[name] = "\n".join(printable(line) for line in lines)
     return event
 
 
@@ -112,10 +114,3 @@ def _shortened(traceback: str) -> str:
         return traceback
     half = MAX_TRACEBACK_CHARACTERS // 2
     return f"{traceback[:half]}{_ELLIPSIS}{traceback[-half:]}"
-
-
-def _printable(line: str) -> str:
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in line
-    )

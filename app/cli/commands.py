@@ -4,14 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Final
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from app.cli import backends, catalogue, config, jobs, keys, limits, models, policies, tenants, usage_group
 from app.cli.audit import audit
 from app.cli.completion import add_completion
 from app.cli.doctor import doctor
-from app.cli.failure import BAD_INPUT, FAILED, CommandFailed
+from app.cli.failure import BAD_INPUT, FAILED, CommandFailed, ReaderLeft
 from app.cli.init import init
 from app.cli.migrate import migrate
 from app.cli.openapi import openapi
@@ -20,6 +21,9 @@ from app.cli.probe import probe_ollama
 from app.cli.restore_fence import restore_fence
 from app.cli.serve import serve, worker
 from app.cli.up import up
+
+_ELSEWHERE: Final = frozenset({"--url", "--admin-key-file"})
+_LOCAL: Final = "This command runs on the gateway's own machine; it takes neither --url nor --admin-key-file."
 
 app = App(
     name="neuronetz-gateway",
@@ -62,13 +66,17 @@ def run(words: Sequence[str] | None = None) -> int:
         left = " ".join(refusal.unused_tokens or ())
         say(f"neuronetz-gateway: {left!r} means nothing here; --help shows what does.")
         return BAD_INPUT
+    except UnknownOptionError as refusal:
+        option = (refusal.token.keyword or refusal.token.value).partition("=")[0]
+        say(f"neuronetz-gateway: {_LOCAL if option in _ELSEWHERE else refusal}")
+        return BAD_INPUT
     except CycloptsError as refusal:
         say(f"neuronetz-gateway: {refusal}")
         return BAD_INPUT
     except CommandFailed as failure:
         say(f"neuronetz-gateway: {failure}")
         return failure.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderLeft):
         # Whoever read our output has had enough (`| head`); the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -20,6 +20,10 @@ class DatabaseTrouble(CommandFailed):
     """The database cannot be reached, refuses us, or is not migrated."""
 
 
+class ReaderLeft(Exception):  # noqa: N818 - reads as what happened
+    """Whoever read our output has had enough. No `OSError`, which would be taken for one of Postgres."""
+
+
 def sentence(refusal: Exception) -> str:
     """Return a refusal of the control plane as a sentence of its own."""
     text = str(refusal)

@@ -217,5 +217,12 @@ def _network(text: str) -> "Network":
 
     try:
         return ip_network(text)
-    except ValueError as exc:
-        raise InputRefused(f"{text!r} is no network such as 10.0.0.0/8: {exc}.") from None
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(text, strict=False)
+    except ValueError:
+        raise InputRefused(f"{text!r} is no network such as 10.0.0.0/8.") from None
+    raise InputRefused(
+        f"{text!r} is an address within a network (it has host bits): write {meant} for all of it."
+    )

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 
 async def rotate(
-    key: str, /, *, overlap: str = "24h", expires: str | None = None, common: Common = COMMON
+    key: str,
+    /,
+    *,
+    overlap: Annotated[str, Parameter(allow_leading_hyphen=True)] = "24h",
+    expires: str | None = None,
+    common: Common = COMMON,
 ) -> None:
     """Replace a key by a new one with the same rights, and let the old one end.
 

@@ -182,7 +182,7 @@ def _number(kind: "LimitKind", text: str) -> int | None:
     try:
         return checked_limit(kind, int(text))
     except LimitInvalid as refusal:
-        raise InputRefused(f"{option}: {refusal}.") from None
+        raise InputRefused(f"{str(refusal).replace(kind.value, option, 1)}.") from None
     except ValueError:
         raise InputRefused(f"{option} takes a whole number, or none.") from None
 

@@ -60,6 +60,8 @@ async def allow(pattern: str, /, *, tenant: str, key: str | None = None, common:
     key
         Prefix of one of its keys, which alone gets the grant.
     """
+    from domain.model_names import is_cloud
+
     normal = _checked(pattern)
     reference = None if key is None else shown_reference(key)
     async with control_plane(common) as control:
@@ -70,6 +72,10 @@ async def allow(pattern: str, /, *, tenant: str, key: str | None = None, common:
         show_json({"tenant": tenant, "key": reference, "pattern": normal, "changed": changed})
         return
     holder = _holder(tenant, reference)
+    if is_cloud(normal):
+        say(
+            "Models of Ollama's cloud are refused all the same unless a backend that lists them has allow_cloud."
+        )
     print(f"{holder} may use {normal}." if changed else f"{holder} had this grant before: {normal}.")
     if owner.allow_all_models and reference is None:
         say(f"Tenant {tenant} may use all models anyway.")

@@ -7,10 +7,12 @@ cut to a width; `--json` gives machines one line with stable names.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from shutil import get_terminal_size
 from typing import Any, Final, Literal
+
+from domain.printable import printable
 
 NOTHING: Final = "-"
 _GAP: Final = "  "
@@ -34,7 +36,8 @@ def show_json(value: Any) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Print a table the way its reader can use it."""
+    """Print a table the way its reader can use it; nothing in it reaches a terminal that would obey it."""
+    table = _escaped(table)
     lines = plain_lines(table)
     if sys.stdout.isatty() and max(map(len, lines)) + len(table.headings) < get_terminal_size().columns:
         _show_bordered(table)
@@ -46,6 +49,7 @@ def show_table(table: Table) -> None:
 
 def plain_lines(table: Table) -> list[str]:
     """Return a table as aligned text, one line per row."""
+    table = _escaped(table)
     rows = [table.headings, *table.rows, *(() if table.total is None else (table.total,))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.headings))]
     return [
@@ -55,6 +59,14 @@ def plain_lines(table: Table) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _escaped(table: Table) -> Table:
+    def cells(row: Sequence[str]) -> tuple[str, ...]:
+        return tuple(map(printable, row))
+
+    total = None if table.total is None else cells(table.total)
+    return replace(table, rows=[cells(row) for row in table.rows], total=total)
 
 
 def _show_bordered(table: Table) -> None:

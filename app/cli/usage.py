@@ -29,7 +29,7 @@ _HEADINGS = ("requests", "tokens in", "tokens out", "cached", "estimated", "back
 
 async def usage(
     *,
-    by: UsageGroup = UsageGroup.TENANT,
+    by: UsageGroup | None = None,
     since: str | None = None,
     until: str | None = None,
     tenant: str | None = None,
@@ -51,7 +51,7 @@ async def usage(
     Parameters
     ----------
     by
-        What one line stands for. Days are UTC.
+        What one line stands for. Days are UTC. Default: tenant.
     since
         First day or moment: 2026-11-01, 2026-11-01T12:00 (UTC unless it says otherwise), or 7d, 24h, 30m ago.
         Default: 30 days ago.
@@ -77,6 +77,10 @@ async def usage(
     if export is not None:
         if chart is not None:
             raise InputRefused("Give --chart or --export, not both.")
+        if by is not None:
+            raise InputRefused("--export writes single rows, which --by cannot sum up: give one of them.")
+        if resume and cursor is not None:
+            raise InputRefused("--resume goes on after the file's own last row: leave --cursor out.")
         first = None if since is None else start
         await write_rows(
             export, since=first, until=end, tenant=tenant, resume=resume, cursor=cursor, common=common
@@ -84,6 +88,7 @@ async def usage(
         return
     if resume or cursor is not None:
         raise InputRefused("--resume and --cursor go with --export.")
+    by = by or UsageGroup.TENANT
     async with control_plane(common) as control:
         owner = None if tenant is None else await find_tenant(control, tenant, common)
         with progress("summing up the ledger"):
@@ -102,7 +107,11 @@ async def usage(
         return
     if chart is not None:
         title = f"{_TITLES[chart]} by {by.value}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-        show_chart(title, bars_of(report, by, chart))
+        bars = bars_of(report, by, chart)
+        if not bars:
+            say(f"No requests from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: nothing to draw.")
+            return
+        show_chart(title, bars)
         return
     say(f"Requests from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC:")
     show_table(table_of(report, by))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from app.cli.control import control_plane
 from app.cli.control.port import ExportWanted
-from app.cli.failure import CommandFailed
 from app.cli.options import Common
 from app.cli.output import count_of, progress, say, show_json
 from app.cli.people import find_tenant
@@ -28,29 +27,20 @@ async def export(
     Raises
     ------
     CommandFailed
-        The file or the ledger cannot be used; what is written stays, and can be resumed.
+        The file or the ledger cannot be used; rows that are written stay, and can be gone on with.
     """
-    written = 0
     async with control_plane(common) as control:
         owner = None if tenant is None else await find_tenant(control, tenant, common)
-        with target(file, resume=resume) as (out, last):
-            wanted = ExportWanted(layout_of(file), since, until, owner, cursor or last)
-            try:
-                async with aclosing(control.usage.export(wanted)) as pieces:
-                    with progress("exporting") as show:
-                        async for piece in pieces:
-                            out.write(piece)
-                            written += piece.count(b"\n")
-                            show(f"exporting, {count_of(written, 'line')} so far")
-            except CommandFailed as failure:
-                if file != STANDARD_OUTPUT:
-                    say(f"{count_of(written, 'line')} are in {file}; --resume goes on after them.")
-                raise failure from None
-    has_heading = layout_of(file) == "csv" and wanted.cursor is None
-    rows = written - has_heading
+        with target(file, resume=resume, cursor=cursor) as out:
+            wanted = ExportWanted(layout_of(file), since, until, owner, out.cursor)
+            async with aclosing(control.usage.export(wanted)) as pieces:
+                with progress("exporting") as show:
+                    async for piece in pieces:
+                        out.write(piece)
+                        show(f"exporting, {count_of(out.rows, 'row')} so far")
     if file == STANDARD_OUTPUT:
-        say(f"{count_of(rows, 'row')}.")
+        say(f"{count_of(out.rows, 'row')}.")
     elif common.json:
-        show_json({"file": str(file), "rows": rows})
+        show_json({"file": str(file), "rows": out.rows})
     else:
-        print(f"{count_of(rows, 'row')} written to {file}.")
+        print(f"{count_of(out.rows, 'row')} written to {file}.")

@@ -42,6 +42,7 @@ class FindingKind(StrEnum):
     BACKEND_VERSION_UNKNOWN = "backend-version-unknown"
     DIGEST_SKEW = "digest-skew"
     MODEL_MISSING = "model-missing"
+    CLOUD_MODEL_MISSING = "cloud-model-missing"
     COLD_LOADS = "cold-loads"
 
 
@@ -154,6 +155,12 @@ EXPLANATIONS: Final = {
     FindingKind.MODEL_MISSING: Explanation(
         "Requests for it get the same 403 as a model that was never granted.",
         "Pull the model on a backend, or take the grant back with `models disallow`.",
+    ),
+    FindingKind.CLOUD_MODEL_MISSING: Explanation(
+        "Requests for it get the same 403 as a model that was never granted; prompts to such a model would leave"
+        " your machines.",
+        "Set allow_cloud for a backend that lists the model (OLLAMA_BACKENDS), or take the grant back with"
+        " `models disallow`.",
     ),
     FindingKind.COLD_LOADS: Explanation(
         "The backend spends its time loading the model again and again, and clients wait for it.",

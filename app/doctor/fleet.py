@@ -7,7 +7,7 @@ from typing import Final
 
 from app.doctor.findings import Finding, FindingKind, Level
 from db.doctor_look import ColdLoads, GrantLook
-from domain.model_names import canonical, matches
+from domain.model_names import canonical, is_cloud, matches
 from domain.model_table import BackendCondition, ModelTable
 
 OLDEST_SAFE: Final = (0, 17, 1)
@@ -135,7 +135,7 @@ def of_grants(table: ModelTable, grants: Iterable[GrantLook]) -> Iterator[Findin
             continue
         is_glob = "*" in pattern or "?" in pattern
         yield Finding(
-            FindingKind.MODEL_MISSING,
+            FindingKind.CLOUD_MODEL_MISSING if is_cloud(pattern) else FindingKind.MODEL_MISSING,
             Level.NOTE if is_glob else Level.WARNING,
             pattern,
             f"No backend hosts {'any model like ' if is_glob else ''}{pattern}, granted to {_listed(holding)}.",

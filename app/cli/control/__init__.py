@@ -45,8 +45,12 @@ def address_meant(common: Common) -> str | None:
     Raises
     ------
     InputRefused
-        A key is given that goes with no address.
+        A key is given that goes with no address, or a gateway of this machine beside one elsewhere.
     """
+    if common.url is not None and common.state_dir is not None:
+        raise InputRefused(
+            "--url means a gateway elsewhere, --state-dir one of this machine: give one of them."
+        )
     if common.url is None and common.admin_key_file is not None:
         raise InputRefused(
             "--admin-key-file goes with --url; without it the database is asked, which needs no key."

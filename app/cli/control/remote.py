@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
+from pydantic import SecretStr
 
 from app.cli.control.client import AdminClient, NotFound, admin_client, checked_url, segment
 from app.cli.control.port import Changed, KeyFound
@@ -58,18 +59,29 @@ async def remote_control_plane(url: str, key_file: Path | None) -> AsyncIterator
         Address or key cannot be used, or the gateway cannot be asked.
     """
     url = checked_url(url)
-    environ = os.environ if key_file is None else {"GATEWAY_ADMIN_KEY_FILE": str(key_file)}
-    key = load(AdminKeySettings, environ).admin_key
+    key = _admin_key(key_file)
     parsed = parse(key.get_secret_value())
     if parsed is None or parsed.role is not Role.ADMIN:
-        raise InputRefused(
-            "GATEWAY_ADMIN_KEY holds no admin key: those begin with nnga_ and are copied whole."
-        )
+        where = "GATEWAY_ADMIN_KEY" if key_file is None else "The file of --admin-key-file"
+        raise InputRefused(f"{where} holds no admin key: those begin with nnga_ and are copied whole.")
     parts = urlsplit(url)
     if parts.scheme == "http" and parts.hostname not in _ON_THIS_MACHINE:
         say("The admin key travels unencrypted: use https.")
     async with admin_client(url, key) as client:
         yield RemoteControlPlane(client)
+
+
+def _admin_key(file: Path | None) -> SecretStr:
+    if file is not None:
+        try:
+            return load(AdminKeySettings, {"GATEWAY_ADMIN_KEY_FILE": str(file)}).admin_key
+        except InputRefused as refusal:
+            raise InputRefused(str(refusal).replace("GATEWAY_ADMIN_KEY_FILE", "--admin-key-file")) from None
+    if not any(os.environ.get(name, "").strip() for name in ("GATEWAY_ADMIN_KEY", "GATEWAY_ADMIN_KEY_FILE")):
+        raise InputRefused(
+            "--url needs an admin key: set GATEWAY_ADMIN_KEY, or name its file by --admin-key-file."
+        )
+    return load(AdminKeySettings, os.environ).admin_key
 
 
 class RemoteControlPlane:

@@ -10,7 +10,15 @@ from app.cli.control.client import AdminClient, Conflict, NotFound, segment
 from app.cli.control.port import Changed
 from app.cli.control.wire import value
 from domain.limits import LimitKind
-from domain.tenants import GrantSummary, GrantUnknown, KeyUnknown, LimitSummary, PolicySummary, Tenant
+from domain.tenants import (
+    GrantSummary,
+    GrantUnknown,
+    KeyUnknown,
+    LimitSummary,
+    PolicySummary,
+    Tenant,
+    checked_pattern,
+)
 from domain.values import KeyId, Limits, OptionRule
 
 T = TypeVar("T")
@@ -137,7 +145,7 @@ class RemotePolicies:
         if pattern is not None:
             found = await grant_id(self._client, owner, key, pattern)
             if found is None:
-                raise GrantUnknown(pattern)
+                raise GrantUnknown(checked_pattern(pattern))
             level = f"{level}/grants/{segment(found)}"
         return f"{level}/policies/{segment(field)}"
 

@@ -8,10 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.usage import UsageRows
+from tests.support.ledger_records import record
 from tests.support.ollama import simulated_ollama
 from tests.support.repository import ROOT
+from tests.support.rows import add_acme
 from tests.support.servers import PASSWORD
 
 HELP_WITHIN_S = 3.0  # half a second on an idle machine; tests share theirs
@@ -132,8 +137,15 @@ def test_ctrl_c_is_quiet(words: tuple[str, ...], variable: str) -> None:
             assert finish(process) == (130, "", "")
 
 
-def test_a_reader_that_left_is_no_fault() -> None:
-    process = start(("openapi",), environment())
+@pytest.mark.parametrize("words", [("openapi",), ("usage", "--until", "2031-06-30", "--export", "-")])
+async def test_a_reader_that_left_is_no_fault(
+    words: tuple[str, ...], database_url: str, engine: AsyncEngine
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    await add_acme(connection)
+    await connection.close()
+    await UsageRows(engine).insert_batch([record()])
+    process = start(words, environment(DATABASE_URL=database_url))
     assert process.stdout is not None
     process.stdout.close()
 

@@ -178,3 +178,18 @@ async def test_bad_input_exits_with_2_before_anything_is_asked_for(
 
     assert outcome.code == 2
     assert "canary" not in outcome.refusal
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rotate", "nng_00000000", "--overlap", "-1d"), "'-1d' is no length of time"),
+        (("set", "nng_00000000", "--network", "bogus"), "'bogus' is no network such as 10.0.0.0/8."),
+        (("set", "nng_00000000", "--network", "10.0.0.7/8"), "write 10.0.0.0/8"),
+    ],
+)
+async def test_what_was_mistyped_is_named(bare: CommandLine, words: tuple[str, ...], said: str) -> None:
+    outcome = await bare("keys", *words)
+
+    assert outcome.code == 2
+    assert said in outcome.refusal

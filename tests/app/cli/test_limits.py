@@ -98,7 +98,7 @@ async def test_clearing_tells_machines_what_changed(cli: CommandLine) -> None:
     ("words", "code", "said"),
     [
         (("set", "--tenant", "research"), 2, "at least one limit"),
-        (("set", "--tenant", "research", "--concurrency", "0"), 2, "--concurrency: concurrency cannot be 0"),
+        (("set", "--tenant", "research", "--concurrency", "0"), 2, "--concurrency cannot be 0"),
         (
             ("set", "--tenant", "research", "--tokens-per-day", "many"),
             2,
@@ -124,3 +124,10 @@ async def test_a_refusal_is_one_sentence_and_a_code(
 
     assert outcome.code == code
     assert said in outcome.refusal
+
+
+async def test_a_refused_number_names_the_option_once(bare: CommandLine) -> None:
+    outcome = await bare("limits", "set", "--tenant", "research", "--requests-per-minute=-1")
+
+    assert outcome.code == 2
+    assert outcome.refusal.startswith("--requests-per-minute cannot be -1: ")

@@ -82,3 +82,14 @@ async def test_a_tenant_of_all_models_is_shown_as_such(cli: CommandLine) -> None
     lines = (await cli.good("models", "list")).out.splitlines()
 
     assert "(all models)" in lines[1]
+
+
+@pytest.mark.parametrize(("pattern", "hinted"), [("gpt-oss:120b-cloud", True), ("llama3.2", False)])
+async def test_a_grant_of_a_cloud_model_says_what_else_it_takes(
+    cli: CommandLine, pattern: str, *, hinted: bool
+) -> None:
+    await cli.good("tenants", "create", "clouds")
+
+    outcome = await cli.good("models", "allow", pattern, "--tenant", "clouds")
+
+    assert ("allow_cloud" in outcome.err) is hinted

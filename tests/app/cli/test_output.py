@@ -35,6 +35,12 @@ def test_a_terminal_gets_a_border_if_the_table_fits(
         assert cell in out
 
 
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    evil = Table(("name",), [("a\x1b[2Jb\nc\u202e",)], total=("\r",))
+
+    assert plain_lines(evil)[1:] == [r"a\x1b[2Jb\nc\u202e", r"\r"]
+
+
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(TABLE)
 

@@ -148,6 +148,31 @@ async def test_without_a_key_it_says_where_one_belongs(bare: CommandLine, gatewa
 
     assert outcome.code == 2
     assert "GATEWAY_ADMIN_KEY" in outcome.refusal
+    assert "--admin-key-file" in outcome.refusal
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tenants", "list", "--admin-key-file", "/nonexistent"), "--admin-key-file must name a readable"),
+        (("tenants", "list", "--state-dir", "state"), "give one of them"),
+        (("config", "show", "--state-dir", "state"), "give one of them"),
+        (("doctor",), "the gateway's own machine"),
+        (("probe-ollama",), "the gateway's own machine"),
+        (("config", "check"), "the gateway's own machine"),
+        (("usage", "rebuild", "--since", "1d"), "the gateway's own machine"),
+        (("usage", "reconcile"), "the gateway's own machine"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else " ".join(each),
+)
+@pytest.mark.parametrize("url", [("--url", "http://127.0.0.1:1"), ("--url=http://127.0.0.1:1",)])
+async def test_options_that_cannot_go_together(
+    bare: CommandLine, words: tuple[str, ...], said: str, url: tuple[str, ...]
+) -> None:
+    outcome = await bare(*words, *url)
+
+    assert outcome.code == 2
+    assert said in outcome.refusal
 
 
 async def test_a_key_nobody_has_is_refused_in_words(bare: CommandLine, gateway: Gateway) -> None:

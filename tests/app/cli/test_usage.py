@@ -111,3 +111,11 @@ async def test_a_chart_of_models_begins_with_the_largest(cli: CommandLine, engin
     bars = (await cli.good("usage", "--by", "model", "--chart", "requests", *PERIOD)).out.splitlines()[1:]
 
     assert [bar.split()[:2] for bar in bars] == [["m:1", "3"], ["a:1", "1"]]
+
+
+async def test_a_chart_of_nothing_says_so(cli: CommandLine) -> None:
+    outcome = await cli.good(
+        "usage", "--by", "model", "--chart", "tokens", "--since", "2001-01-01", "--until", "2001-01-02"
+    )
+
+    assert (outcome.out, "nothing to draw" in outcome.err) == ("", True)

@@ -105,6 +105,15 @@ def test_grants_that_fit_no_hosted_model_are_told_with_their_holders() -> None:
     assert "tenant research, key nng_4fT9xQ2b of tenant teaching" in exact.what
 
 
+def test_a_cloud_model_that_is_missing_is_no_matter_of_pulling() -> None:
+    (found,) = fleet.of_grants(
+        table(backend("a", LLAMA)), (GrantLook("gpt-oss:120b-cloud", "research", None),)
+    )
+
+    assert found.kind is FindingKind.CLOUD_MODEL_MISSING
+    assert "allow_cloud" in found.explanation.remedy
+
+
 @pytest.mark.parametrize(
     ("loads", "number"),
     [
