@@ -82,7 +82,7 @@ async def test_t36_the_token_opens_the_figures(app: ASGIApp, refreshed: list[boo
     answer = await ask(app, "GET", b"/metrics", [(b"authorization", f"Bearer {TOKEN}".encode())])
 
     assert answer.status == 200
-    assert (answer.header(b"content-type") or b"").startswith(b"text/plain; version=0.0.4")
+    assert answer.header(b"content-type") == b"text/plain; version=0.0.4; charset=utf-8"
     assert b"nng_in_flight_requests 0.0" in answer.body
     assert refreshed == [True]
 
