@@ -13,7 +13,7 @@ from domain.usage import UsageRecord
 from domain.usage_report import UsageGroup
 from domain.values import Role
 from tests.app.cli.conftest import BothWays, CommandLine
-from tests.support.admin import Desk
+from tests.support.admin import Desk, new_slug
 from tests.support.admin_world import failing
 from tests.support.gateway import Gateway
 from tests.support.ledger_records import DAY, admission, record, settlement
@@ -382,3 +382,13 @@ async def test_a_proxy_of_the_environment_never_sees_the_key_of_a_plain_request(
         assert (await both.there("tenants", "list")).code == 0
 
     assert proxy.requests == []
+
+
+async def test_a_grant_that_is_not_there_is_named_alike(both: BothWays, gateway: Gateway) -> None:
+    slug = new_slug()
+    await both.here("tenants", "create", slug)
+    words = ("policies", "set", "think", "strip", "--tenant", slug, "--model", "nope")
+    here, there = await both.here(*words), await both.there(*words)
+
+    assert "no grant 'nope:latest'" in here.refusal
+    assert here.refusal == there.refusal.replace(f" --url {gateway.url}", "")
